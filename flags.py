@@ -1,0 +1,178 @@
+"""The command line of train.py. Pure Python: `--help` and a typo are answered before TensorFlow is imported."""
+
+import argparse
+import json
+import math
+import time
+from pathlib import Path
+
+from errors import UserError
+
+# What may differ between a run and its resumption; every other flag shapes the numbers.
+MAY_CHANGE = {"run_dir", "resume", "epochs", "data_dir", "device"}
+
+
+class Decay(float):
+    """A decay that remembers how it was typed, because it labels the classifier in tables and files."""
+
+    def __new__(cls, text):
+        decay = super().__new__(cls, text)
+        decay.text = str(text)
+        return decay
+
+    def __str__(self):
+        return self.text
+
+
+def number(convert, low, high=math.inf, *, above=False, below=True):
+    """An argparse type: a number in [low, high), or (low, high) with above, or up to high with below=False."""
+    bounds = f"{'(' if above else '['}{low:g}, {high:g}{')' if below else ']'}"
+
+    def parse(text):
+        try:
+            value = convert(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number in {bounds}") from None
+        if not (value > low if above else value >= low) or not (value < high if below else value <= high):
+            raise argparse.ArgumentTypeError(f"{text} is not in {bounds}")
+        return value
+
+    return parse
+
+
+count = number(int, 1)
+
+
+class Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows every default but those that say nothing."""
+
+    def _get_help_string(self, action):
+        if action.default in (None, False) or action.default is argparse.SUPPRESS:
+            return action.help
+        return super()._get_help_string(action)
+
+
+def build_parser():
+    parser = argparse.ArgumentParser(
+        prog="train.py",
+        description="Train a CIFAR-10 classifier and compare its raw weights with their exponential moving average.",
+        formatter_class=Formatter,
+        allow_abbrev=False,
+    )
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--dataset", choices=["cifar10", "synthetic"], default="cifar10", help="synthetic needs no network"
+    )
+    data.add_argument("--data_dir", metavar="DIR", help="TFDS directory (default: TFDS's own, so TFDS_DATA_DIR works)")
+    data.add_argument("--train_size", metavar="N", type=count, help="use only the first N training images")
+    data.add_argument("--test_size", metavar="N", type=count, help="use only the first N test images")
+    data.add_argument("--augment", action="store_true", help="flip and shift the training images at random")
+
+    model = parser.add_argument_group("model")
+    model.add_argument("--width", type=number(float, 0, 64, above=True), default=1.0, help="multiplies the channels")
+    model.add_argument("--dropout", type=number(float, 0, 1), default=0.5, help="rate, after each max pool")
+
+    training = parser.add_argument_group("training")
+    training.add_argument("--epochs", type=count, default=20, help="passes over the training images")
+    training.add_argument("--batch_size", type=count, default=64, help="images per step")
+    training.add_argument("--learning_rate", type=number(float, 0, above=True), default=1e-3, help="of Adam, constant")
+    training.add_argument("--adam_beta1", type=number(float, 0, 1), default=0.5, help="Adam's first-moment decay")
+    training.add_argument("--seed", type=number(int, 0, 2**31), default=0, help="of weights, data order and dropout")
+
+    ema = parser.add_argument_group("exponential moving average")
+    ema.add_argument("--ema_decay", type=_decay, default=Decay("0.998"), help="of the shadow weights, per step")
+
+    system = parser.add_argument_group("system")
+    system.add_argument("--run_dir", metavar="DIR", help="where everything is written (default: runs/<date>-<time>)")
+    system.add_argument("--resume", action="store_true", help="continue the run in --run_dir, with its own flags")
+    system.add_argument("--eval_every", metavar="EPOCHS", type=count, default=1, help="epochs between evaluations")
+    system.add_argument(
+        "--device", choices=["auto", "cpu", "gpu"], default="auto", help="auto takes a GPU if there is one"
+    )
+    system.add_argument(
+        "--precision",
+        choices=["auto", "float32", "bfloat16"],
+        default="auto",
+        help="of the convolutions; auto takes bfloat16 where the processor has it",
+    )
+    return parser
+
+
+def _decay(text):
+    number(float, 0, 1)(text)
+    return Decay(text)
+
+
+def parse(argv=None):
+    """Parses a command line; with --resume the flags of the run's config.json are the defaults.
+
+    Returns:
+      argparse.Namespace, `run_dir` filled in.
+
+    Raises:
+      UserError: the run to resume has no readable config.json, or was made with other flags.
+      SystemExit: status 0 after --help, 2 after a usage error.
+    """
+    parser = build_parser()
+    flags = parser.parse_args(argv)
+    if flags.resume and not flags.run_dir:
+        parser.error("--resume needs --run_dir: the directory of the run to continue")
+    if flags.resume:
+        saved = load_flags(flags.run_dir)
+        parser.set_defaults(**vars(saved))
+        flags = parser.parse_args(argv)
+        changed = [
+            name for name, value in vars(saved).items() if getattr(flags, name) != value and name not in MAY_CHANGE
+        ]
+        if changed:
+            was = ", ".join(f"--{name} {getattr(saved, name)}" for name in changed)
+            raise UserError(
+                f"{flags.run_dir} was trained with {was}: resume it with the same, or start a new --run_dir", 2
+            )
+    elif not flags.run_dir:
+        flags.run_dir = time.strftime("runs/%Y%m%d-%H%M%S")
+    return flags
+
+
+def load_flags(run_dir):
+    """The flags of the run in `run_dir`, read from its config.json.
+
+    Raises:
+      UserError: there is no such file, or it is damaged.
+    """
+    path = Path(run_dir) / "config.json"
+    try:
+        saved = json.loads(path.read_text())["flags"]
+        argv = [text for name, value in saved.items() for text in _as_argv(name, value)]
+        return _QuietParser.parse(argv)
+    except FileNotFoundError:
+        raise UserError(
+            f"{run_dir} holds no run (no config.json): start one with python train.py --run_dir {run_dir}"
+        ) from None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"{path} is damaged ({error}): restore it from a copy, or start a new run in another --run_dir"
+        ) from None
+
+
+def _as_argv(name, value):
+    if value is None or value is False:
+        return []
+    if value is True:
+        return [f"--{name}"]
+    values = value if isinstance(value, list) else [value]
+    return [f"--{name}", *map(str, values)]
+
+
+class _QuietParser:
+    """Parses saved flags with the same checks as typed ones, but raises ValueError instead of exiting."""
+
+    @staticmethod
+    def parse(argv):
+        parser = build_parser()
+
+        def error(message):
+            raise ValueError(message)
+
+        parser.error = error
+        return parser.parse_args(argv)

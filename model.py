@@ -1,0 +1,179 @@
+"""Layers and the CIFAR-10 classifier of the guide, over `tf.compat.v1.get_variable`.
+
+`classifier()` builds the network over variables named `<scope>/<layer>/{weights,gamma,beta,mean,var}`.
+Called again with `reuse=True` it builds the same network over the same variables, and with a custom
+`getter` over other tensors in their place: that is how `ema.py` rebuilds it from the shadow variables.
+
+Variables are float32 always; `dtype` is the precision that the convolutions compute in.
+"""
+
+import tensorflow as tf2
+import tensorflow.compat.v1 as tf
+
+CLASSES = 10
+BLOCKS = (("conv1", 96), ("conv2", 192), ("conv3", 192))  # three 3x3 convolutions each
+BATCH_NORM_MOMENTUM = 0.99
+BATCH_NORM_EPSILON = 1e-3
+LEAKY_RELU_SLOPE = 0.1
+DROPOUT_RATE = 0.5
+
+
+def _initializer():
+    """He et al. 2015, as in the guide: variance 2 / fan_in, truncated normal."""
+    return tf.variance_scaling_initializer(scale=2.0, mode="fan_in", distribution="truncated_normal")
+
+
+def conv2d(x, channels, name):
+    """3x3 convolution, stride 1, SAME, without bias: the batch norm that follows would cancel one.
+
+    Args:
+      x: [N, H, W, C] of the compute dtype; the weights are cast to it.
+      channels: number of output channels.
+      name: variable scope; holds `weights` [3, 3, C, channels] float32.
+
+    Returns:
+      [N, H, W, channels] of x's dtype.
+    """
+    with tf.variable_scope(name):
+        weights = tf.get_variable("weights", [3, 3, x.shape[-1], channels], initializer=_initializer())
+        return tf.nn.conv2d(x, tf.cast(weights, x.dtype), strides=1, padding="SAME")
+
+
+def dense(x, units, name):
+    """Fully connected layer without bias, [N, C] to [N, units], `weights` [C, units] float32."""
+    with tf.variable_scope(name):
+        weights = tf.get_variable("weights", [x.shape[-1], units], initializer=_initializer())
+        return tf.matmul(x, tf.cast(weights, x.dtype))
+
+
+def batch_norm(x, phase, internal_update=False, momentum=BATCH_NORM_MOMENTUM):
+    """Batch normalisation (Ioffe & Szegedy 2015) over every axis but the last.
+
+    In the training phase x is normalised with the mean and variance of this batch, and the moving
+    `mean` and `var` go to `momentum * moving + (1 - momentum) * batch`, with the batch's population
+    variance as in the guide (the fused kernel hands out Bessel's n / (n - 1) of it, undone here).
+    At test time x is normalised with the moving statistics.
+
+    Args:
+      x: [N, H, W, C] or [N, C], float32 or bfloat16.
+      phase: True to train, False to test.
+      internal_update: where the moving averages are updated in the training phase: before the
+        output is available (True), or by the operations left in the `update_ops` collection (False).
+      momentum: of the moving averages; a number or a scalar tensor.
+
+    Returns:
+      A tensor of x's shape and dtype.
+    """
+    channels = x.shape[-1]
+    gamma = tf.get_variable("gamma", [channels], initializer=tf.ones_initializer())
+    beta = tf.get_variable("beta", [channels], initializer=tf.zeros_initializer())
+    mean = tf.get_variable("mean", [channels], initializer=tf.zeros_initializer(), trainable=False)
+    var = tf.get_variable("var", [channels], initializer=tf.ones_initializer(), trainable=False)
+    images = x if x.shape.rank == 4 else x[:, None, None, :]  # the fused kernel takes images only
+
+    if not phase:
+        output, _, _ = tf.nn.fused_batch_norm(
+            images, gamma, beta, mean, var, epsilon=BATCH_NORM_EPSILON, is_training=False
+        )
+        return tf.reshape(output, tf.shape(x))
+
+    output, batch_mean, batch_var = tf.nn.fused_batch_norm(
+        images, gamma, beta, epsilon=BATCH_NORM_EPSILON, is_training=True
+    )
+    count = tf.cast(tf.size(images) // channels, tf.float32)
+    batch_var *= (count - 1) / count
+    updates = [
+        variable.assign(momentum * variable + (1 - momentum) * batch)
+        for variable, batch in ((mean, batch_mean), (var, batch_var))
+    ]
+    if not internal_update:
+        for update in updates:
+            tf.add_to_collection(tf.GraphKeys.UPDATE_OPS, update)
+        updates = []
+    with tf.control_dependencies(updates):
+        return tf.reshape(output, tf.shape(x))
+
+
+def leaky_relu(x):
+    return tf.nn.leaky_relu(x, LEAKY_RELU_SLOPE)
+
+
+def max_pool(x):
+    return tf.nn.max_pool2d(x, ksize=2, strides=2, padding="SAME")
+
+
+def avg_pool(x):
+    """Global average pool, [N, H, W, C] to [N, C], summed in float32."""
+    return tf.reduce_mean(tf.cast(x, tf.float32), axis=[1, 2])
+
+
+def dropout(x, phase, rate=DROPOUT_RATE, seed=None):
+    """In the training phase zeroes each element with probability `rate` and divides the rest by 1 - rate.
+
+    Args:
+      x: any shape, float.
+      phase: True to train; False returns x.
+      rate: in [0, 1).
+      seed: None draws from TensorFlow's stateful generator; an int32 tensor of shape [2] makes the
+        mask a pure function of it.
+    """
+    if not phase or rate == 0:
+        return x
+    if seed is None:
+        return tf.nn.dropout(x, rate=rate)
+    return tf2.nn.experimental.stateless_dropout(x, rate=rate, seed=seed)
+
+
+def classifier(
+    x,
+    phase,
+    scope="class",
+    reuse=None,
+    internal_update=False,
+    getter=None,
+    width=1.0,
+    dropout_rate=DROPOUT_RATE,
+    seed=None,
+    dtype=tf.float32,
+    momentum=BATCH_NORM_MOMENTUM,
+):
+    """The guide's nine-convolution network; its first six arguments alone do what the guide's did.
+
+    Args:
+      x: images [N, H, W, 3], float, in [-1, 1].
+      phase: True to train (batch statistics, dropout), False to test.
+      scope: variable scope of the whole network.
+      reuse: True to build over the variables that exist.
+      internal_update: see `batch_norm`.
+      getter: custom getter of `tf.get_variable`, such as `ema.ema_getter(ema)`.
+      width: multiplies the channels of every convolution (at least 1 is left).
+      dropout_rate: in [0, 1).
+      seed: of dropout: None, or int32 [2] (see `dropout`).
+      dtype: precision of the convolutions, tf.float32 or tf.bfloat16.
+      momentum: of the moving averages of batch norm.
+
+    Returns:
+      Logits [N, 10] float32.
+
+    Raises:
+      TypeError: phase is no Python bool. Build one network for each phase over shared variables.
+    """
+    if not isinstance(phase, bool):
+        raise TypeError(f"phase must be True or False, not {phase!r}: build one network for each")
+    with tf.variable_scope(scope, reuse=reuse, custom_getter=getter):
+        x = tf.cast(x, dtype)
+        for block, (block_name, channels) in enumerate(BLOCKS):
+            channels = max(1, round(channels * width))
+            for layer in range(1, 4):
+                with tf.variable_scope(f"{block_name}_{layer}"):
+                    x = conv2d(x, channels, "conv")
+                    x = batch_norm(x, phase, internal_update, momentum)
+                    x = leaky_relu(x)
+            if block < len(BLOCKS) - 1:
+                x = max_pool(x)
+                layer_seed = None if seed is None else tf2.random.experimental.stateless_fold_in(seed, block)
+                x = dropout(x, phase, dropout_rate, layer_seed)
+        x = avg_pool(x)
+        with tf.variable_scope("dense"):
+            x = dense(x, CLASSES, "dense")
+            return batch_norm(x, phase, internal_update, momentum)
