@@ -1,0 +1,245 @@
+"""The command line of train.py, parsed in this process; test_cli.py runs it as a user does."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+import flags
+from errors import UserError
+
+# What the guide does, and this project's own choices, as its design states them; everything else is off.
+DEFAULTS = {
+    "dataset": "cifar10",
+    "data_dir": None,
+    "train_size": None,
+    "test_size": None,
+    "augment": False,
+    "width": 1.0,
+    "dropout": 0.5,
+    "epochs": 20,
+    "batch_size": 64,
+    "learning_rate": 1e-3,
+    "adam_beta1": 0.5,
+    "seed": 0,
+    "ema_decay": [0.998],
+    "ema_start": "initial",
+    "ema_batch_stats": ["raw"],
+    "resume": False,
+    "eval_every": 1,
+    "device": "auto",
+    "precision": "auto",
+}
+
+
+def refusal(capsys, *argv):
+    """The one line with which a wrong command line is refused."""
+    with pytest.raises(SystemExit) as caught:
+        flags.parse(argv)
+    assert caught.value.code == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    lines = output.err.splitlines()
+    assert len(lines) == 1, output.err
+    return lines[0]
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Saves the flags of a command line as a run does; returns the run directory."""
+
+    def save(*argv):
+        parsed = flags.parse([*argv, "--run_dir", str(tmp_path)])
+        (tmp_path / "config.json").write_text(json.dumps({"flags": vars(parsed)}))
+        return str(tmp_path)
+
+    return save
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Defaults and ranges
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_default(name):
+    assert getattr(flags.parse([]), name) == DEFAULTS[name]
+
+
+def test_every_switch_is_off_by_default():
+    assert not [name for name, value in vars(flags.parse([])).items() if value is True]
+
+
+def test_default_run_directory_is_new_under_runs():
+    assert flags.parse([]).run_dir.startswith("runs/2")
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    {
+        "ema_decay": ["1", "-0.1", "1.5", "nan", "inf", "much"],
+        "width": ["0", "-1", "65", "nan", "wide"],
+        "dropout": ["1", "-0.1", "nan", "some"],
+        "epochs": ["0", "-1", "1.5", "many"],
+        "batch_size": ["0", "-64", "1e2"],
+        "learning_rate": ["0", "-1e-3", "inf", "nan"],
+        "adam_beta1": ["1", "-0.5", "nan"],
+        "seed": ["-1", "2147483648", "0.5"],
+        "train_size": ["0", "-5", "all"],
+        "test_size": ["0", "-5", "all"],
+        "eval_every": ["0", "0.5"],
+        "dataset": ["mnist"],
+        "device": ["tpu"],
+        "precision": ["float16"],
+    }.items(),
+)
+def test_value_out_of_range_is_refused_in_one_line_that_names_the_flag(capsys, name, values):
+    for value in values:
+        line = refusal(capsys, f"--{name}={value}")
+        assert f"--{name}" in line
+        assert value in line
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ema_decay", "0"),
+        ("ema_decay", "0.99999"),
+        ("width", "0.001"),
+        ("dropout", "0"),
+        ("epochs", "1"),
+        ("batch_size", "1"),
+        ("adam_beta1", "0"),
+        ("seed", "2147483647"),
+        ("train_size", "1"),
+    ],
+)
+def test_value_at_the_edge_of_its_range_is_taken(name, value):
+    parsed = getattr(flags.parse([f"--{name}", value]), name)
+    assert parsed in (float(value), [float(value)])
+
+
+@pytest.mark.parametrize("argv", [["--decay", "0.9"], ["--ema", "0.9"], ["--epoch", "3"], ["run"]])
+def test_unknown_and_abbreviated_flags_are_refused(capsys, argv):
+    assert argv[0] in refusal(capsys, *argv)
+
+
+@pytest.mark.parametrize("text", ["0.998", "0.9980", ".5", "9e-1", "0"])
+def test_decay_keeps_its_text(text):
+    decay = flags.Decay(text)
+    assert str(decay) == f"{decay}" == text
+    assert decay == float(text)
+
+
+def test_resume_without_a_run_directory_is_refused(capsys):
+    assert "--run_dir" in refusal(capsys, "--resume")
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Help
+
+
+def test_help_imports_no_tensorflow_and_shows_every_flag_with_its_default():
+    script = (
+        "import sys, runpy, atexit\n"
+        "atexit.register(lambda: print('imported', {'tensorflow', 'numpy'} & set(sys.modules)))\n"
+        "sys.argv = ['train.py', '--help']\n"
+        "runpy.run_path('train.py', run_name='__main__')\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+    assert result.returncode == 0
+    assert result.stdout.endswith("imported set()\n")
+    entries = [" ".join(entry.split()) for entry in re.split(r"\n  (?=-)", result.stdout)]
+    shown = {entry.split()[0]: entry for entry in entries}
+    parsed = vars(flags.parse([]))
+    assert set(shown) >= {f"--{name}" for name in parsed}
+    for name in DEFAULTS:
+        if DEFAULTS[name] is not False:  # a switch is off unless given
+            assert "(default: " in shown[f"--{name}"]
+    for name in ("epochs", "batch_size", "learning_rate", "width", "dropout", "seed", "dataset"):
+        assert f"(default: {DEFAULTS[name]})" in shown[f"--{name}"]
+    assert "0.998" in shown["--ema_decay"]
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Resuming
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["--width", "0.25", "--augment", "--learning_rate", "1e-05", "--train_size", "100", "--precision", "float32"],
+        ["--ema_decay", "0.9", "0.99", "--ema_batch_stats", "averaged", "raw"],
+        ["--ema_horizon", "1", "--seed", "7"],
+    ],
+    ids=["defaults", "many", "lists", "horizon"],
+)
+def test_resume_takes_the_flags_of_the_run(saved, argv):
+    run_dir = saved(*argv)
+    expected = {**vars(flags.parse([*argv, "--run_dir", run_dir])), "resume": True}
+    assert vars(flags.parse(["--resume", "--run_dir", run_dir])) == expected
+
+
+def test_resumed_run_can_be_resumed(saved):
+    run_dir = saved("--width", "0.5")
+    assert flags.parse(["--resume", "--run_dir", saved("--resume")]).width == 0.5
+    assert flags.parse(["--resume", "--run_dir", run_dir, "--width", "0.5"]).width == 0.5
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["--epochs", "30"], ["--device", "cpu"], ["--data_dir", "/elsewhere"]],
+    ids=lambda argv: argv[0],
+)
+def test_resume_may_change_what_does_not_shape_the_numbers(saved, argv):
+    parsed = flags.parse(["--resume", "--run_dir", saved("--width", "0.5"), *argv])
+    assert str(getattr(parsed, argv[0][2:])) == argv[1]
+    assert parsed.width == 0.5
+
+
+@pytest.mark.parametrize(
+    ("argv", "was"),
+    [
+        (["--width", "0.25"], "--width 0.5"),
+        (["--seed", "1"], "--seed 0"),
+        (["--dropout", "0.1"], "--dropout 0.5"),
+        (["--learning_rate", "0.1"], "--learning_rate 0.001"),
+        (["--ema_decay", "0.9"], "--ema_decay 0.998"),
+        (["--dataset", "synthetic"], "--dataset cifar10"),
+        (["--augment"], "--augment"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_resume_refuses_another_value_and_names_the_one_it_was(saved, argv, was):
+    run_dir = saved("--width", "0.5")
+    with pytest.raises(UserError) as caught:
+        flags.parse(["--resume", "--run_dir", run_dir, *argv])
+    assert caught.value.status == 2
+    assert was in str(caught.value)
+    assert run_dir in str(caught.value)
+
+
+def test_moved_run_is_resumed_where_it_lies_now(saved, tmp_path):
+    saved("--width", "0.5")
+    moved = tmp_path.with_name("moved")
+    tmp_path.rename(moved)
+    assert flags.parse(["--resume", "--run_dir", str(moved)]).run_dir == str(moved)
+
+
+def test_resume_where_no_run_is_says_how_to_start_one(tmp_path):
+    with pytest.raises(UserError, match=r"no config\.json.*python train\.py --run_dir"):
+        flags.parse(["--resume", "--run_dir", str(tmp_path / "none")])
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", '{"flags": {"wid', "[]", "{}", '{"flags": 3}', '{"flags": {"width": -1}}', '{"flags": {"heigth": 1}}', "\x80"],
+)
+def test_damaged_config_is_told(tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(UserError, match=r"config\.json is damaged") as caught:
+        flags.parse(["--resume", "--run_dir", str(tmp_path)])
+    assert caught.value.status == 1
+    assert "\n" not in str(caught.value)
