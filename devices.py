@@ -10,6 +10,7 @@ import tensorflow as tf2
 import tensorflow.compat.v1 as tf
 
 from errors import UserError
+from quiet import captured_stderr
 
 
 class Device(NamedTuple):
@@ -24,10 +25,13 @@ def choose(device):
     Raises:
       UserError: "gpu" was asked for and TensorFlow sees none.
     """
-    gpus = tf2.config.list_physical_devices("GPU")
+    with captured_stderr() as native_log:
+        gpus = tf2.config.list_physical_devices("GPU")
     if device == "gpu" and not gpus:
+        reasons = [line.split("] ")[-1] for line in native_log if line.startswith("E")]
+        reason = f" ({reasons[-1]})" if reasons else ""
         raise UserError(
-            "--device gpu: TensorFlow sees no GPU; check nvidia-smi and pip install -r requirements-gpu.txt, "
+            f"--device gpu: TensorFlow sees no GPU{reason}; check nvidia-smi and pip install -r requirements-gpu.txt, "
             "or use --device cpu"
         )
     if gpus and device != "cpu":

@@ -1,6 +1,6 @@
-"""Exponential moving averages of the weights: the guide's getter, and the check that it replaced what it should.
+"""Exponential moving averages of the weights: the guide's getter, decay schedules, and the averages of one run.
 
-The guide's recipe, as train.py follows it:
+The guide's recipe, which is what every default of train.py comes down to:
 
     ema = tf.train.ExponentialMovingAverage(decay=0.998)
     with tf.control_dependencies([train_op]):       # strictly after the optimiser's step
@@ -8,12 +8,20 @@ The guide's recipe, as train.py follows it:
     ema_logits = classifier(x, phase=False, reuse=True, getter=ema_getter(ema))
 """
 
+import functools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
 
-def ema_getter(ema):
-    """The guide's custom getter: the shadow of a variable where `ema` keeps one, else the variable itself.
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+
+def ema_getter(*emas):
+    """The guide's custom getter: the shadow of a variable where one of `emas` keeps one, else the variable itself.
 
     Args:
-      ema: a tf.train.ExponentialMovingAverage that was applied to some variables.
+      emas: tf.train.ExponentialMovingAverage objects that were applied to some variables; the guide has one.
 
     Returns:
       A function for `tf.variable_scope(custom_getter=...)`. Its attribute `replaced` fills up with the
@@ -22,11 +30,12 @@ def ema_getter(ema):
 
     def getter(getter, name, *args, **kwargs):  # TensorFlow passes the first one by this keyword
         variable = getter(name, *args, **kwargs)
-        shadow = ema.average(variable)
-        if shadow is None:  # a truth test would fail: a resource variable has no truth value in a graph
-            return variable
-        replaced.add(variable.op.name)
-        return shadow
+        for ema in emas:
+            shadow = ema.average(variable)
+            if shadow is not None:  # a truth test would fail: a resource variable has no truth value in a graph
+                replaced.add(variable.op.name)
+                return shadow
+        return variable
 
     getter.replaced = replaced = set()
     return getter
@@ -46,3 +55,215 @@ def check_replaced(getter, var_list):
         raise ValueError(f"the EMA network reads {missing[0]} itself, not its moving average ({len(missing)} such)")
     if extra := sorted(getter.replaced - expected):
         raise ValueError(f"the EMA network reads a moving average of {extra[0]}, which is not to be averaged")
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Decay schedules: what replaces the guide's constant, as a tensor handed to the same tf.train.ExponentialMovingAverage
+
+STARTS = ("initial", "warmup", "unbiased")
+
+
+def scheduled_decay(decay, start, t):
+    """The decay of update number t under a start.
+
+    initial   b, the guide's: after n updates b^n of the shadow is still the initial weights
+    warmup    min(b, (1 + t) / (10 + t)), as tf.train.ExponentialMovingAverage does with num_updates
+    unbiased  b (1 - b^(t-1)) / (1 - b^t): the shadow is (ema - w0 b^t) / (1 - b^t) exactly, Adam's bias
+              correction (Kingma & Ba 2015) for a shadow that starts at w0
+
+    Args:
+      decay: b, a float in [0, 1).
+      start: one of STARTS.
+      t: integer scalar tensor, the number of this update, counted from 1 (at 0 the last one is 0 / 0, and
+        one NaN stays in a shadow for ever).
+
+    Returns:
+      b itself for "initial", else a float64 scalar tensor.
+    """
+    if start == "initial" or decay == 0:
+        return decay
+    t = tf.cast(t, tf.float64)
+    if start == "warmup":
+        return tf.minimum(tf.constant(decay, tf.float64), (1 + t) / (10 + t))
+    # expm1 keeps every digit of 1 - b^t, which for b near 1 and small t is a difference of near equals.
+    log_decay = math.log(decay)
+    return decay * tf.math.expm1((t - 1) * log_decay) / tf.math.expm1(t * log_decay)
+
+
+def power_decay(width, t):
+    """The decay of update t of a power-function average: (1 - 1/t)^(gamma + 1) (Karras et al. 2024, eq. 4).
+
+    Args:
+      width: the average's relative width sigma_rel, in (0, 0.28).
+      t: integer scalar tensor, counted from 1.
+
+    Returns:
+      float64 scalar tensor; 0 at t = 1.
+    """
+    return (1 - 1 / tf.cast(t, tf.float64)) ** (power_gamma(width) + 1)
+
+
+def power_gamma(width):
+    """gamma of a power-function average of relative width `width` (Karras et al. 2024, eq. 5 and algorithm 2).
+
+    The profile tau^gamma over tau in [0, 1] has variance (gamma + 1) / ((gamma + 2)^2 (gamma + 3)) = width^2.
+    """
+    roots = np.roots([1, 7, 16 - width**-2, 12 - width**-2])
+    return float(roots[np.abs(roots.imag) < 1e-9].real.max())
+
+
+def decay_of_horizon(steps):
+    """The decay b whose horizon 1 / (1 - b), the mean age of the weights in the average, is `steps` (at least 1)."""
+    return 1 - 1 / steps
+
+
+def initial_share(decay, start, updates):
+    """The share of the initial weights in the shadow after `updates` updates: the product of the decays."""
+    if start == "unbiased":
+        return 0.0 if updates else 1.0
+    if start == "initial":
+        return decay**updates
+    t = np.arange(1, updates + 1)
+    return float(np.prod(np.minimum(decay, (1 + t) / (10 + t))))
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The averages of one run
+
+
+class Average(NamedTuple):
+    """One decay: its shadows of the weights and, where asked for, of the batch statistics."""
+
+    name: str
+    schedule: Callable  # update number to decay
+    decay: float | tf.Variable  # what the shadows are updated with: the guide's constant, or the schedule's value
+    weights: tf.train.ExponentialMovingAverage
+    batch_stats: tf.train.ExponentialMovingAverage
+
+
+def average(name, schedule, suffix=""):
+    """Makes an `Average`.
+
+    Args:
+      name: of the average, in labels.
+      schedule: from the update number (int64 tensor) to the decay: a number, or a tensor.
+      suffix: makes the names of its variables unique.
+    """
+    decay = schedule(tf.constant(1, tf.int64))
+    if not isinstance(decay, float):
+        # The shadows are updated inside a loop on the device, and a variable carries each update's decay to them.
+        decay = tf.get_variable(f"ema_decay{suffix}", [], initializer=tf.zeros_initializer(), trainable=False)
+    shadow_name = f"ExponentialMovingAverage{suffix}"
+    return Average(
+        name,
+        schedule,
+        decay,
+        tf.train.ExponentialMovingAverage(decay, name=shadow_name),
+        tf.train.ExponentialMovingAverage(decay, name=shadow_name),
+    )
+
+
+class MovingAverages:
+    """All averages of a run, updated together.
+
+    Args:
+      decays: floats whose str() names them; the first is the primary one.
+      start: one of STARTS.
+      every: they are updated every so many steps, with decay^every.
+      widths: relative widths of the power-function averages to keep too.
+      stats_list: batch statistics to average like the weights; none in the guide.
+    """
+
+    def __init__(self, decays, start="initial", every=1, widths=(), stats_list=()):
+        self.every = every
+        self.decay_values = list(decays)
+        self.stats_list = list(stats_list)
+        self.updates = tf.get_variable("ema_updates", [], tf.int64, initializer=tf.zeros_initializer(), trainable=False)
+        self.decays = [
+            average(
+                str(decay), functools.partial(scheduled_decay, float(decay) ** every, start), f"_{decay}" if i else ""
+            )
+            for i, decay in enumerate(decays)
+        ]
+        self.powers = [average(f"{w:g}", functools.partial(power_decay, w), f"_power_{w:g}") for w in widths]
+
+    def apply(self, var_list, step):
+        """Updates every shadow, or does nothing where `step` is no multiple of `every`.
+
+        Args:
+          var_list: the trainable variables.
+          step: integer scalar tensor, the number of steps done.
+
+        Returns:
+          A tensor that is there when it is done.
+        """
+        if self.every == 1:
+            return done(self._update(var_list))
+        due = tf.equal(step % self.every, 0)
+        return tf.cond(due, lambda: done(self._update(var_list)), lambda: done())
+
+    def _update(self, var_list):
+        t = self.updates.assign_add(1, read_value=True)
+        operations = [t]
+        for one in self.decays + self.powers:
+            constant = isinstance(one.decay, float)
+            set_decay = [] if constant else [one.decay.assign(tf.cast(one.schedule(t), tf.float32))]
+            with tf.control_dependencies(set_decay):
+                operations.append(one.weights.apply(var_list))
+                if self.stats_list:
+                    operations.append(one.batch_stats.apply(self.stats_list))
+        return tf.group(operations)
+
+
+def done(*operations):
+    """A tensor that is there when `operations` are: what a branch of tf.cond has to return."""
+    with tf.control_dependencies(operations):
+        return tf.constant(True)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Batch statistics for the averaged weights
+
+BATCH_STATS = ("raw", "averaged", "recomputed")
+
+
+def recomputed_getter(inner, label):
+    """A getter that gives a classifier batch statistics of its own, and takes everything else from `inner`.
+
+    Args:
+      inner: the getter of the weights, or None for the raw ones.
+      label: the classifier's, in the names of its statistics. They are local variables: every
+        evaluation computes them anew, so no checkpoint needs them.
+    """
+
+    def getter(getter, name, *args, **kwargs):
+        if kwargs.get("trainable") is not False:
+            return inner(getter, name, *args, **kwargs) if inner else getter(name, *args, **kwargs)
+        kwargs |= {"reuse": tf.AUTO_REUSE, "collections": [tf.GraphKeys.LOCAL_VARIABLES]}
+        return getter(f"recomputed/{label}/{name}", *args, **kwargs)
+
+    return getter
+
+
+def recompute(network, batches):
+    """Recomputes a classifier's own batch statistics: the mean of those of `batches` batches of training images.
+
+    Each batch norm sees what the layers before it give when they use the statistics of the batch, as in training.
+
+    Args:
+      network: function of (index, momentum), int64 and float32 scalar tensors, that builds the classifier on batch
+        `index` in its training phase, with internal_update=True and a `recomputed_getter`.
+      batches: how many, at least 1.
+
+    Returns:
+      The operation that does it.
+    """
+
+    def body(index):
+        seen = tf.cast(index, tf.float32)
+        logits = network(index, seen / (seen + 1))  # cumulative mean: the first batch counts in full
+        with tf.control_dependencies([logits]):
+            return index + 1
+
+    last = tf.while_loop(lambda index: index < batches, body, [tf.constant(0, tf.int64)], parallel_iterations=1)
+    return tf.group(last)

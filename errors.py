@@ -15,21 +15,20 @@ class UserError(Exception):
         self.status = status
 
 
-def exit_status(main):
-    """Runs `main()` and returns the exit status of the process: 0, or that of what went wrong."""
+def or_exit(function, *args):
+    """`function(*args)`; where that goes wrong, one sentence on stderr and the end of the process."""
     try:
-        main()
+        return function(*args)
     except UserError as error:
-        return _say(error, error.status)
+        sentence, status = error, error.status
     except KeyboardInterrupt:
-        return _say("interrupted before there was anything to save", 130)
+        sentence, status = "interrupted before there was anything to save", 130
     except OSError as error:  # a full disk, a missing permission
-        name = f"{error.filename}: " if error.filename else ""
-        return _say(f"{name}{error.strerror or error}", 1)
+        sentence, status = f"{error.filename}: {error.strerror}" if error.filename else error, 1
+    print(f"{Path(sys.argv[0]).name}: {' '.join(str(sentence).split())}", file=sys.stderr)
+    sys.exit(status)
+
+
+def exit_status(main):
+    or_exit(main)
     return 0
-
-
-def _say(message, status):
-    sentence = " ".join(str(message).split())
-    print(f"{Path(sys.argv[0]).name}: {sentence}", file=sys.stderr)
-    return status

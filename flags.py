@@ -12,6 +12,9 @@ from errors import UserError
 MAY_CHANGE = {"run_dir", "resume", "epochs", "data_dir", "device"}
 
 
+DEFAULT_DECAY = "0.998"
+
+
 class Decay(float):
     """A decay that remembers how it was typed, because it labels the classifier in tables and files."""
 
@@ -80,7 +83,57 @@ def build_parser():
     training.add_argument("--seed", type=number(int, 0, 2**31), default=0, help="of weights, data order and dropout")
 
     ema = parser.add_argument_group("exponential moving average")
-    ema.add_argument("--ema_decay", type=_decay, default=Decay("0.998"), help="of the shadow weights, per step")
+    decays = ema.add_mutually_exclusive_group()
+    decays.add_argument(
+        "--ema_decay",
+        metavar="DECAY",
+        nargs="+",
+        type=_decay,
+        help="of the shadow weights, per step; several are tracked side by side, the first is the primary one "
+        f"(default: {DEFAULT_DECAY})",
+    )
+    decays.add_argument(
+        "--ema_horizon",
+        metavar="EPOCHS",
+        nargs="+",
+        type=number(float, 0, above=True),
+        help="instead of decays, how many epochs of images each averages over: 1 / (1 - decay) steps",
+    )
+    ema.add_argument(
+        "--ema_start",
+        choices=["initial", "warmup", "unbiased"],
+        default="initial",
+        help="initial: the shadow starts as the initial weights, the guide's; warmup: min(decay, (1 + t) / (10 + t)); "
+        "unbiased: the initial weights are removed exactly",
+    )
+    ema.add_argument("--ema_every", metavar="K", type=count, default=1, help="update every K steps, with decay^K")
+    ema.add_argument(
+        "--ema_batch_stats",
+        metavar="POLICY",
+        nargs="+",
+        choices=["raw", "averaged", "recomputed"],
+        default=["raw"],
+        help="batch statistics that the EMA weights are evaluated with, any of: raw, the raw network's, the guide's; "
+        "averaged, averaged like the weights; recomputed, over training images with the EMA weights",
+    )
+    ema.add_argument(
+        "--recompute_size",
+        metavar="N",
+        type=count,
+        default=5000,
+        help="training images that statistics are recomputed over",
+    )
+    ema.add_argument("--recompute_dropout", action="store_true", help="recompute statistics with dropout on")
+    ema.add_argument(
+        "--ema_power",
+        metavar="WIDTH",
+        nargs="+",
+        type=number(float, 0, 0.28, above=True),
+        help="also track power-function averages of these relative widths, for evaluate.py posthoc",
+    )
+    ema.add_argument(
+        "--snapshots", metavar="N", type=count, default=8, help="of the power-function averages, per epoch"
+    )
 
     system = parser.add_argument_group("system")
     system.add_argument("--run_dir", metavar="DIR", help="where everything is written (default: runs/<date>-<time>)")
@@ -131,6 +184,12 @@ def parse(argv=None):
             )
     elif not flags.run_dir:
         flags.run_dir = time.strftime("runs/%Y%m%d-%H%M%S")
+    if flags.ema_decay is None and flags.ema_horizon is None:
+        flags.ema_decay = [Decay(DEFAULT_DECAY)]
+    for name in ("ema_decay", "ema_horizon", "ema_batch_stats", "ema_power"):
+        values = getattr(flags, name) or []
+        if len(set(values)) < len(values):
+            parser.error(f"argument --{name}: each value may be given once")
     return flags
 
 

@@ -18,6 +18,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import tensorflow.compat.v1 as tf
 
 from errors import UserError
@@ -67,6 +68,19 @@ def write_json(path, value):
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)
+
+
+def save_arrays(path, arrays):
+    """Writes an .npz whole or not at all; read it with numpy.load(path, allow_pickle=False)."""
+    beside = path.with_name(f".{path.name}")
+    np.savez(beside, **arrays)
+    beside.replace(path)
+
+
+def save_snapshot(path, step, arrays):
+    """Keeps the power-function averages of a step, {"<width>/<variable>": array}, for evaluate.py posthoc."""
+    (path / "snapshots").mkdir(exist_ok=True)
+    save_arrays(path / "snapshots" / f"step-{step:09d}.npz", arrays)
 
 
 def git_commit():

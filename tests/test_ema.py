@@ -1,0 +1,222 @@
+"""Every moving average against a NumPy float64 recurrence over the weights that training really went through."""
+
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+from hypothesis import given
+from hypothesis import strategies as st
+
+import ema
+import flags as command_line
+import train
+from data import draw_synthetic
+
+TINY = ["--dataset", "synthetic", "--width", "0.05", "--batch_size", "16", "--precision", "float32", "--seed", "3"]
+STEPS = 12
+
+
+class Trained:
+    """A tiny run, stepped one by one, with what its variables held after each step."""
+
+    def __init__(self, *argv, steps=STEPS):
+        self.flags = command_line.parse([*TINY, *argv])
+        images = draw_synthetic(64, seed=5)
+        dataset = train.data.Dataset(images, draw_synthetic(30, seed=6), "drawn")
+        with tf.Graph().as_default() as self.tf_graph:
+            self.graph = train.build(self.flags, dataset, "float32")
+            self.session = tf.Session()
+            self.session.run(self.graph.initialize, self.graph.feeds)
+            self.batch_stats = [v for v in tf.global_variables("class") if v.op.name.endswith(("/mean", "/var"))]
+        self.history = [self.read(self.graph.var_class + self.batch_stats)]
+        for step in range(steps):
+            if step % 4 == 0:
+                self.session.run(self.graph.shuffle)
+            self.session.run(self.graph.train, {self.graph.until: step + 1})
+            self.history.append(self.read(self.graph.var_class + self.batch_stats))
+
+    def read(self, variables):
+        return {v.op.name: value for v, value in zip(variables, self.session.run(variables), strict=True)}
+
+    def shadows(self, average, *, stats=False):
+        of, variables = (average.batch_stats, self.batch_stats) if stats else (average.weights, self.graph.var_class)
+        values = self.session.run([of.average(variable) for variable in variables])
+        return {variable.op.name: value for variable, value in zip(variables, values, strict=True)}
+
+    def recurrence(self, name, decay_of, every=1):
+        """shadow = d_t shadow + (1 - d_t) weights, in float64, over the weights after every `every` steps."""
+        shadow = self.history[0][name].astype(np.float64)
+        for t, weights in enumerate(self.history[every::every], start=1):
+            shadow = decay_of(t) * shadow + (1 - decay_of(t)) * weights[name].astype(np.float64)
+        return shadow
+
+    def check(self, average, decay_of, every=1, *, stats=False):
+        for name, shadow in self.shadows(average, stats=stats).items():
+            expected = self.recurrence(name, decay_of, every)
+            assert shadow.dtype == np.float32
+            assert np.abs(shadow - expected).max() <= 1e-5 * np.abs(expected).max() + 1e-7, name
+
+
+def oracle(start, decay):
+    """The schedules again, each written out its own way."""
+    if start == "initial":
+        return lambda t: decay
+    if start == "warmup":
+        return lambda t: min(decay, (1 + t) / (10 + t))
+    # Removing the initial weights exactly is weighting the k-th of t weights by decay^(t - k), normalised.
+    return lambda t: 1 - 1 / sum(decay**k for k in range(t))
+
+
+@pytest.fixture(scope="module", params=list(itertools.product(ema.STARTS, (1, 3))), ids=str)
+def bank(request):
+    start, every = request.param
+    run = Trained(
+        "--ema_start", start, "--ema_every", str(every), "--ema_decay", "0.9", "0.5", "0.998",
+        "--ema_batch_stats", "raw", "averaged", "recomputed", "--ema_power", "0.05", "0.1",
+    )  # fmt: skip
+    return start, every, run
+
+
+def test_every_decay_start_and_interval_follows_its_recurrence(bank):
+    start, every, run = bank
+    assert [one.name for one in run.graph.averages.decays] == ["0.9", "0.5", "0.998"]
+    for one in run.graph.averages.decays:
+        run.check(one, oracle(start, float(one.name) ** every), every)
+        run.check(one, oracle(start, float(one.name) ** every), every, stats=True)
+
+
+def test_power_functions_follow_their_recurrence(bank):
+    _, every, run = bank
+    for one in run.graph.averages.powers:
+        gamma = ema.power_gamma(float(one.name))
+        run.check(one, lambda t, gamma=gamma: (1 - 1 / t) ** (gamma + 1), every)
+
+
+def test_weights_and_shadows_differ_after_training(bank):
+    _, _, run = bank
+    raw = run.read(run.graph.var_class)
+    for name, shadow in run.shadows(run.graph.averages.decays[0]).items():
+        assert np.abs(shadow - raw[name]).max() > 0, name
+
+
+def test_ema_logits_are_the_raw_classifiers_with_shadows_assigned(bank):
+    _, _, run = bank
+    graph, session = run.graph, run.session
+    kept = run.read(graph.var_class + run.batch_stats)
+    for one in graph.averages.decays:
+        labels = [f"ema/{one.name}/{policy}" for policy in ema.BATCH_STATS]
+        session.run(graph.recompute[labels[2]])
+        raw, averaged, recomputed = session.run([graph.logits[label] for label in labels])
+        shadows, shadow_stats = run.shadows(one), run.shadows(one, stats=True)
+        try:
+            for variable in graph.var_class:
+                variable.load(shadows[variable.op.name], session)
+            session.run(graph.recompute["raw/recomputed"])
+            np.testing.assert_allclose(session.run(graph.logits["raw"]), raw, rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(session.run(graph.logits["raw/recomputed"]), recomputed, rtol=1e-4, atol=1e-4)
+            for variable in run.batch_stats:
+                variable.load(shadow_stats[variable.op.name], session)
+            np.testing.assert_allclose(session.run(graph.logits["raw"]), averaged, rtol=1e-5, atol=1e-5)
+        finally:
+            for variable in graph.var_class + run.batch_stats:
+                variable.load(kept[variable.op.name], session)
+    assert np.abs(raw - averaged).max() > 0
+    assert np.abs(raw - recomputed).max() > 0
+
+
+def test_recomputed_statistics_are_the_mean_over_batches_of_training_images():
+    run = Trained("--ema_batch_stats", "recomputed", "--recompute_size", "64", steps=2)
+    with run.tf_graph.as_default():
+        images = train.data.to_float(tf.constant(draw_synthetic(64, seed=5).images))
+        weights = next(v for v in run.graph.var_class if v.op.name == "class/conv1_1/conv/weights")
+        features = tf.nn.conv2d(images, weights, 1, "SAME")
+        own = [v for v in tf.local_variables() if v.op.name.startswith("recomputed/raw/class/conv1_1/")]
+    run.session.run(run.graph.recompute["raw/recomputed"])
+    x = run.session.run(features).astype(np.float64)
+    mean, var = run.session.run(sorted(own, key=lambda v: v.op.name))
+    np.testing.assert_allclose(mean, x.mean((0, 1, 2)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(var, x.var((0, 1, 2)), rtol=1e-4)
+
+
+def test_one_decay_with_the_guides_choices_is_the_plain_run_bit_for_bit():
+    plain = Trained()
+    bank = Trained(
+        "--ema_decay", "0.998", "0.9", "--ema_batch_stats", "raw", "averaged", "recomputed", "--ema_power", "0.1"
+    )
+    for before, after in zip(plain.history, bank.history, strict=True):
+        for name in before:
+            np.testing.assert_array_equal(before[name], after[name], err_msg=name)
+    ours, theirs = (run.shadows(run.graph.averages.decays[0]) for run in (plain, bank))
+    for name in ours:
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+    label = "ema/0.998/raw"
+    np.testing.assert_array_equal(*(run.session.run(run.graph.logits[label]) for run in (plain, bank)))
+
+
+def test_getter_hands_out_the_variable_where_there_is_no_shadow():
+    with tf.Graph().as_default():
+        shadowed, other = (tf.get_variable(name, [2]) for name in ("shadowed", "other"))
+        average = tf.train.ExponentialMovingAverage(0.5)
+        average.apply([shadowed])
+        getter = ema.ema_getter(average)
+        with tf.variable_scope("", reuse=True, custom_getter=getter):
+            assert tf.get_variable("shadowed") is average.average(shadowed)
+            assert tf.get_variable("other") is other
+        ema.check_replaced(getter, [shadowed])
+        with pytest.raises(ValueError, match="other itself"):
+            ema.check_replaced(getter, [shadowed, other])
+        with pytest.raises(ValueError, match="average of shadowed"):
+            ema.check_replaced(getter, [])
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The schedules as functions
+
+decays = st.floats(0, 0.99999)
+numbers = st.integers(1, 100_000)
+
+
+@pytest.fixture(scope="module")
+def schedule():
+    """Evaluates scheduled_decay through one graph per (decay, start)."""
+
+    def evaluate(decay, start, t):
+        with tf.Graph().as_default(), tf.Session() as session:
+            return session.run(tf.convert_to_tensor(ema.scheduled_decay(decay, start, tf.constant(t, tf.int64))))
+
+    return evaluate
+
+
+@given(decay=decays, start=st.sampled_from(ema.STARTS), t=numbers)
+def test_a_decay_is_never_above_the_constant_one_nor_negative_nor_nan(schedule, decay, start, t):
+    value = schedule(decay, start, t)
+    assert 0 <= value <= decay * (1 + 1e-12)
+
+
+@given(decay=st.floats(0.01, 0.9999), t=st.integers(1, 2000))
+def test_unbiased_decay_is_one_minus_the_newest_weights_share(schedule, decay, t):
+    assert schedule(decay, "unbiased", t) == pytest.approx(oracle("unbiased", decay)(t), rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.998, 0.99999])
+def test_the_first_unbiased_update_takes_the_weights_whole(schedule, decay):
+    assert schedule(decay, "unbiased", 1) == 0
+
+
+@given(decay=decays, start=st.sampled_from(ema.STARTS), updates=st.integers(0, 300))
+def test_initial_share_is_the_product_of_the_decays(decay, start, updates):
+    decay_of = oracle(start, decay)
+    product = np.prod([decay_of(t) for t in range(1, updates + 1)])
+    assert ema.initial_share(decay, start, updates) == pytest.approx(product, rel=1e-6, abs=1e-12)
+
+
+@given(steps=st.floats(1, 1e6))
+def test_horizon_is_the_mean_age_of_the_weights(steps):
+    assert 1 / (1 - ema.decay_of_horizon(steps)) == pytest.approx(steps, rel=1e-6)
+
+
+@given(width=st.floats(0.01, 0.27))
+def test_gamma_gives_the_asked_relative_width(width):
+    gamma = ema.power_gamma(width)
+    assert (gamma + 1) / ((gamma + 2) ** 2 * (gamma + 3)) == pytest.approx(width**2, rel=1e-6)
