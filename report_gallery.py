@@ -115,7 +115,8 @@ def load_test_split(dataset, data_dir, test_size):
         folder = Path(tfds.builder("cifar10", data_dir=data_dir).data_dir)
         if not folder.exists():
             raise UserError(f"CIFAR-10 is not in {folder}, name the directory that holds it with --data_dir")
-    return data.load(dataset, data_dir, None, test_size).test
+    with captured_stderr():  # reading the files starts TensorFlow's devices
+        return data.load(dataset, data_dir, None, test_size).test
 
 
 def load_images(dataset, data_dir, test_size, labels):
