@@ -1,4 +1,4 @@
-"""The command line of train.py. Pure Python: `--help` and a typo are answered before TensorFlow is imported."""
+"""The command lines of train.py and evaluate.py. Pure Python: `--help` and a typo are answered at once."""
 
 import argparse
 import json
@@ -193,25 +193,43 @@ def parse(argv=None):
     return flags
 
 
-def load_flags(run_dir):
-    """The flags of the run in `run_dir`, read from its config.json.
+def load_config(run_dir):
+    """The config.json of the run in `run_dir`: a dict with `flags`, `precision`, `device`, `versions`, `git_commit`.
 
     Raises:
       UserError: there is no such file, or it is damaged.
     """
     path = Path(run_dir) / "config.json"
     try:
-        saved = json.loads(path.read_text())["flags"]
+        config = json.loads(path.read_text())
+        if not (isinstance(config, dict) and isinstance(config.get("flags"), dict)):
+            raise ValueError("it holds no flags")
+        return config
+    except OSError:
+        raise UserError(
+            f"{run_dir} holds no run (no readable config.json): start one with python train.py --run_dir {run_dir}"
+        ) from None
+    except ValueError as error:
+        raise _damaged(run_dir, error) from None
+
+
+def load_flags(run_dir):
+    """The flags of the run in `run_dir`, checked as if typed.
+
+    Raises:
+      UserError: as `load_config`.
+    """
+    saved = load_config(run_dir)["flags"]
+    try:
         argv = [text for name, value in saved.items() for text in _as_argv(name, value)]
         return _QuietParser.parse(argv)
-    except FileNotFoundError:
-        raise UserError(
-            f"{run_dir} holds no run (no config.json): start one with python train.py --run_dir {run_dir}"
-        ) from None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(
-            f"{path} is damaged ({error}): restore it from a copy, or start a new run in another --run_dir"
-        ) from None
+    except ValueError as error:
+        raise _damaged(run_dir, error) from None
+
+
+def _damaged(run_dir, error):
+    path = Path(run_dir) / "config.json"
+    return UserError(f"{path} is damaged ({error}): restore it from a copy, or start a new run in another --run_dir")
 
 
 def _as_argv(name, value):
@@ -235,3 +253,31 @@ class _QuietParser:
 
         parser.error = error
         return parser.parse_args(argv)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# evaluate.py
+
+
+def build_evaluate_parser():
+    parser = argparse.ArgumentParser(
+        prog="evaluate.py", description="What a run of train.py is worth; its flags are known.", allow_abbrev=False
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name, text):
+        command = commands.add_parser(name, help=text, description=text, allow_abbrev=False, formatter_class=Formatter)
+        command.add_argument("--run_dir", metavar="DIR", required=True, help="of a run of train.py")
+        command.add_argument("--data_dir", metavar="DIR", help="TFDS directory, if the data has moved since")
+        return command
+
+    table = add("table", "compare every classifier of a run on the test set")
+    table.add_argument("--format", choices=["text", "json", "csv"], default="text")
+
+    posthoc = add("posthoc", "make power-function averages of any width from a run's snapshots")
+    width = number(float, 0, 0.28, above=True)
+    posthoc.add_argument("--widths", metavar="WIDTH", nargs="+", type=width, help="relative widths to make and test")
+    posthoc.add_argument(
+        "--basis", metavar="WIDTH", nargs="+", type=width, help="tracked widths to make them from (default: all)"
+    )
+    return parser

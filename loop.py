@@ -116,7 +116,7 @@ class Run:
             for one in self.graph.averages.powers
             for variable in self.graph.var_class
         }
-        return self.session.run(shadows)
+        return self.session.run(shadows | {"updates": self.graph.averages.updates})
 
     def evaluate(self):
         """One row of metrics.jsonl: training since the last evaluation, and every classifier on the whole test set."""

@@ -30,6 +30,9 @@ log = logging.getLogger("train")
 def check_directory(run_dir, resume):
     """Checks, without touching it, that the directory can take a new run or, with resume, go on with its own.
 
+    Returns:
+      Its path.
+
     Raises:
       UserError: a new run would overwrite something, or there is nothing to resume.
     """
@@ -38,6 +41,7 @@ def check_directory(run_dir, resume):
         raise UserError(f"{path} holds no checkpoint to resume: start anew in another --run_dir")
     if not resume and path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{path} exists already: continue it with --resume, or choose another --run_dir")
+    return path
 
 
 def open_directory(run_dir):

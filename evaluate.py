@@ -1,0 +1,150 @@
+"""What a trained run is worth: every classifier compared, and averages of other widths made afterwards.
+
+python evaluate.py table --run_dir runs/20260101-120000      # accuracy with intervals, calibration, exact tests
+python evaluate.py posthoc --run_dir runs/20260101-120000    # test accuracy against the width of the average
+"""
+
+import flags as command_line
+from errors import UserError, or_exit
+from quiet import captured_stderr
+
+if __name__ == "__main__":
+    ARGS = command_line.build_evaluate_parser().parse_args()  # before TensorFlow's import, which takes seconds
+
+import csv
+import json
+import sys
+
+with captured_stderr():
+    import tensorflow.compat.v1 as tf
+import numpy as np
+from matplotlib.figure import Figure  # without pyplot: no display, no global state
+
+import data
+import devices
+import loop
+import measures
+import posthoc
+import runs
+import train
+
+
+class Trained:
+    """A run directory brought back to life: its graph with every batch-statistics policy, its last checkpoint restored.
+
+    A context manager; `logits(label)` gives the test logits [N, 10] of a classifier.
+    """
+
+    def __init__(self, run_dir, data_dir=None):
+        config = command_line.load_config(run_dir)
+        self.flags = command_line.load_flags(run_dir)
+        self.path = runs.check_directory(run_dir, resume=True)
+        self.flags.ema_batch_stats = list(dict.fromkeys([*self.flags.ema_batch_stats, "raw", "recomputed"]))
+        devices.choose("auto")
+        data_dir = data_dir or self.flags.data_dir
+        self.dataset = data.load(self.flags.dataset, data_dir, self.flags.train_size, self.flags.test_size)
+        with tf.Graph().as_default():
+            self.graph = train.build(self.flags, self.dataset, config["precision"])
+            self.session = devices.session()
+            with captured_stderr():
+                self.session.run(self.graph.initialize, self.graph.feeds)
+            self.state = runs.restore_checkpoint(self.path, self.graph.saver, self.session)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.session.close()
+
+    def logits(self, label):
+        if label in self.graph.recompute:
+            self.session.run(self.graph.recompute[label])
+        return self.session.run(self.graph.logits[label])
+
+    def load(self, weights):
+        """Puts weights, variable name to array, in the place of the raw ones."""
+        for variable in self.graph.var_class:
+            variable.load(weights[variable.op.name], self.session)
+
+
+def print_table(args):
+    """Prints one row per classifier, in the format asked for."""
+    with Trained(args.run_dir, args.data_dir) as run:
+        rows = measures.compare({label: run.logits(label) for label in run.graph.logits}, run.dataset.test.labels)
+    if args.format == "json":
+        print(json.dumps(rows, indent=2))
+    elif args.format == "csv":
+        writer = csv.DictWriter(sys.stdout, rows[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    else:
+        print(as_text(rows))
+        for line in loop.split_gains({row["label"]: row["accuracy"] for row in rows}):
+            print(line)
+
+
+def as_text(rows):
+    """The table for a terminal: accuracy and interval in percent, flips and p-value against raw."""
+    width = max(len(row["label"]) for row in rows)
+    lines = [f"{'classifier':<{width}}  accuracy      95% interval    loss    ece  fixed  broken  p-value"]
+    for row in rows:
+        against = ("    -", "     -", "      -")
+        if row["p_value"] is not None:
+            against = (f"{row['fixed']:5d}", f"{row['broken']:6d}", f"{row['p_value']:7.2g}")
+        percent = f"{100 * row['accuracy']:6.2f}%   {100 * row['low']:6.2f} ..{100 * row['high']:6.2f}%"
+        lines.append(f"{row['label']:<{width}}   {percent}  {row['loss']:6.4f} {row['ece']:6.4f}  {'  '.join(against)}")
+    return "\n".join(lines)
+
+
+def sweep_widths(args):
+    """Prints test accuracy against relative width; writes posthoc.json and posthoc.png into the run directory."""
+    snapshots = posthoc.Snapshots(args.run_dir)
+    basis = args.basis or snapshots.widths
+    unknown = sorted(set(basis) - set(snapshots.widths))
+    if unknown:
+        raise UserError(
+            f"--basis {unknown[0]:g} was not tracked: choose from {', '.join(map(str, snapshots.widths))}", 2
+        )
+    widths = args.widths or [round(float(width), 3) for width in np.geomspace(0.02, 0.25, 10)]
+    checked = sorted(set(snapshots.widths) - set(basis))
+    results = {
+        "basis": basis,
+        "relative_errors": {
+            f"{width:g}": posthoc.relative_error(made, snapshots.tracked(width))
+            for width, made in zip(checked, snapshots.synthesise(checked, basis), strict=True)
+        },
+        "widths": [],
+    }
+    for width, error in results["relative_errors"].items():
+        print(f"width {width}: made from {basis} and tracked directly, relative weight error {error:.2%}")
+    with Trained(args.run_dir, args.data_dir) as run:
+        raw = float(np.mean(run.logits("raw/recomputed").argmax(1) == run.dataset.test.labels))
+        results["raw/recomputed"] = raw
+        print(f"raw weights, recomputed statistics: {100 * raw:.2f}%")
+        for width, weights in zip(widths, snapshots.synthesise(widths, basis), strict=True):
+            run.load(weights)
+            accuracy = float(np.mean(run.logits("raw/recomputed").argmax(1) == run.dataset.test.labels))
+            results["widths"].append({"width": width, "accuracy": accuracy})
+            print(f"width {width:g}: {100 * accuracy:.2f}%", flush=True)
+    runs.write_json(run.path / "posthoc.json", results)
+    draw_widths(run.path / "posthoc.png", results)
+
+
+def draw_widths(path, results):
+    widths = [100 * row["width"] for row in results["widths"]]
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(widths, [100 * row["accuracy"] for row in results["widths"]], marker="o", label="post-hoc EMA")
+    axes.axhline(100 * results["raw/recomputed"], linestyle="--", color="grey", label="raw weights")
+    axes.set_xlabel("relative width of the average (% of training)")
+    axes.set_ylabel("test accuracy (%), recomputed statistics")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+COMMANDS = {"table": print_table, "posthoc": sweep_widths}
+
+if __name__ == "__main__":
+    tf.disable_eager_execution()
+    or_exit(COMMANDS[ARGS.command], ARGS)

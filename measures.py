@@ -1,0 +1,94 @@
+"""How good a classifier is, and how sure one can be of it: intervals, calibration, paired comparison. NumPy only."""
+
+import math
+
+import numpy as np
+
+Z95 = 1.959963984540054  # the 97.5% quantile of the standard normal distribution
+
+
+def wilson_interval(correct, total):
+    """The 95% interval of Wilson (1927) for a proportion; it stays within [0, 1] and holds near the ends.
+
+    Args:
+      correct, total: counts, total at least 1.
+
+    Returns:
+      (low, high), fractions.
+    """
+    share, z2 = correct / total, Z95**2
+    centre = (share + z2 / (2 * total)) / (1 + z2 / total)
+    half = Z95 / (1 + z2 / total) * math.sqrt(share * (1 - share) / total + z2 / (4 * total**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def mcnemar_p_value(fixed, broken):
+    """The exact two-sided p-value of McNemar's test: are `fixed` and `broken` a fair coin's heads and tails?
+
+    Args:
+      fixed, broken: how many images one classifier alone has right, and the other alone.
+
+    Returns:
+      min(1, 2 P(X <= min(fixed, broken))) for X binomial (fixed + broken, 1/2).
+    """
+    flips = fixed + broken
+    tail = sum(math.comb(flips, k) for k in range(min(fixed, broken) + 1))
+    return min(1.0, 2 * tail / 2**flips)  # integers of any size: no underflow
+
+
+def log_softmax(logits):
+    """Log-probabilities [N, K] float64 of logits [N, K]."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def expected_calibration_error(probabilities, labels, bins=15):
+    """How far confidence is from accuracy, averaged over images (Guo et al. 2017): 15 bins of equal width.
+
+    Args:
+      probabilities: [N, K].
+      labels: [N].
+
+    Returns:
+      A fraction in [0, 1].
+    """
+    confidence = probabilities.max(axis=1)
+    correct = probabilities.argmax(axis=1) == labels
+    which = np.minimum((confidence * bins).astype(int), bins - 1)
+    sums = np.bincount(which, confidence - correct, minlength=bins)
+    return float(np.abs(sums).sum() / len(labels))
+
+
+def compare(logits, labels):
+    """One row per classifier, each against "raw".
+
+    Args:
+      logits: label to [N, K]; holds "raw".
+      labels: true classes [N].
+
+    Returns:
+      Rows as dicts: label, accuracy, its 95% Wilson interval low and high, mean cross-entropy loss in nats, ece; and,
+      None for raw, fixed and broken (images right here and wrong in raw, and the reverse) and McNemar's p_value.
+    """
+    right = {label: values.argmax(axis=1) == labels for label, values in logits.items()}
+    rows = []
+    for label, values in logits.items():
+        log_probabilities = log_softmax(values)
+        low, high = wilson_interval(int(right[label].sum()), len(labels))
+        fixed = int((right[label] & ~right["raw"]).sum())
+        broken = int((~right[label] & right["raw"]).sum())
+        against_raw = label != "raw"
+        rows.append(
+            {
+                "label": label,
+                "accuracy": float(right[label].mean()),
+                "low": low,
+                "high": high,
+                "loss": float(-log_probabilities[np.arange(len(labels)), labels].mean()),
+                "ece": expected_calibration_error(np.exp(log_probabilities), labels),
+                "fixed": fixed if against_raw else None,
+                "broken": broken if against_raw else None,
+                "p_value": mcnemar_p_value(fixed, broken) if against_raw else None,
+            }
+        )
+    return rows
