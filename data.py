@@ -229,7 +229,7 @@ def augment(images, seed):
     flip = tf2.random.stateless_uniform([size, 1], seeds[0]) < 0.5
     rows = tf.range(height) + tf2.random.stateless_uniform([size, 1], seeds[1], -MAX_SHIFT, MAX_SHIFT + 1, tf.int32)
     columns = tf.range(width) + tf2.random.stateless_uniform([size, 1], seeds[2], -MAX_SHIFT, MAX_SHIFT + 1, tf.int32)
-    columns = tf.where(flip, width - 1 - columns, columns)
+    columns = tf2.where(flip, width - 1 - columns, columns)
     images = tf.gather(images, _reflect(rows, height), axis=1, batch_dims=1)
     return tf.gather(images, _reflect(columns, width), axis=2, batch_dims=1)
 

@@ -1,61 +1,14 @@
 """Every moving average against a NumPy float64 recurrence over the weights that training really went through."""
 
-import itertools
-
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import Trained
 
 import ema
-import flags as command_line
-import train
-from data import draw_synthetic
-
-TINY = ["--dataset", "synthetic", "--width", "0.05", "--batch_size", "16", "--precision", "float32", "--seed", "3"]
-STEPS = 12
-
-
-class Trained:
-    """A tiny run, stepped one by one, with what its variables held after each step."""
-
-    def __init__(self, *argv, steps=STEPS):
-        self.flags = command_line.parse([*TINY, *argv])
-        images = draw_synthetic(64, seed=5)
-        dataset = train.data.Dataset(images, draw_synthetic(30, seed=6), "drawn")
-        with tf.Graph().as_default() as self.tf_graph:
-            self.graph = train.build(self.flags, dataset, "float32")
-            self.session = tf.Session()
-            self.session.run(self.graph.initialize, self.graph.feeds)
-            self.batch_stats = [v for v in tf.global_variables("class") if v.op.name.endswith(("/mean", "/var"))]
-        self.history = [self.read(self.graph.var_class + self.batch_stats)]
-        for step in range(steps):
-            if step % 4 == 0:
-                self.session.run(self.graph.shuffle)
-            self.session.run(self.graph.train, {self.graph.until: step + 1})
-            self.history.append(self.read(self.graph.var_class + self.batch_stats))
-
-    def read(self, variables):
-        return {v.op.name: value for v, value in zip(variables, self.session.run(variables), strict=True)}
-
-    def shadows(self, average, *, stats=False):
-        of, variables = (average.batch_stats, self.batch_stats) if stats else (average.weights, self.graph.var_class)
-        values = self.session.run([of.average(variable) for variable in variables])
-        return {variable.op.name: value for variable, value in zip(variables, values, strict=True)}
-
-    def recurrence(self, name, decay_of, every=1):
-        """shadow = d_t shadow + (1 - d_t) weights, in float64, over the weights after every `every` steps."""
-        shadow = self.history[0][name].astype(np.float64)
-        for t, weights in enumerate(self.history[every::every], start=1):
-            shadow = decay_of(t) * shadow + (1 - decay_of(t)) * weights[name].astype(np.float64)
-        return shadow
-
-    def check(self, average, decay_of, every=1, *, stats=False):
-        for name, shadow in self.shadows(average, stats=stats).items():
-            expected = self.recurrence(name, decay_of, every)
-            assert shadow.dtype == np.float32
-            assert np.abs(shadow - expected).max() <= 1e-5 * np.abs(expected).max() + 1e-7, name
+from data import draw_synthetic, to_float
 
 
 def oracle(start, decay):
@@ -68,41 +21,47 @@ def oracle(start, decay):
     return lambda t: 1 - 1 / sum(decay**k for k in range(t))
 
 
-@pytest.fixture(scope="module", params=list(itertools.product(ema.STARTS, (1, 3))), ids=str)
-def bank(request):
-    start, every = request.param
-    run = Trained(
-        "--ema_start", start, "--ema_every", str(every), "--ema_decay", "0.9", "0.5", "0.998",
+@pytest.fixture(scope="module")
+def full():
+    """A run with everything: three decays, every policy, two power functions."""
+    return Trained(
+        "--ema_start", "unbiased", "--ema_decay", "0.9", "0.5", "0.998",
         "--ema_batch_stats", "raw", "averaged", "recomputed", "--ema_power", "0.05", "0.1",
     )  # fmt: skip
-    return start, every, run
 
 
-def test_every_decay_start_and_interval_follows_its_recurrence(bank):
-    start, every, run = bank
-    assert [one.name for one in run.graph.averages.decays] == ["0.9", "0.5", "0.998"]
+def test_every_decay_of_a_bank_follows_its_recurrence(full):
+    assert [one.name for one in full.graph.averages.decays] == ["0.9", "0.5", "0.998"]
+    for one in full.graph.averages.decays:
+        full.check(one, oracle("unbiased", float(one.name)))
+
+
+def test_averaged_batch_statistics_follow_the_recurrence_too(full):
+    for one in full.graph.averages.decays:
+        full.check(one, oracle("unbiased", float(one.name)), stats=True)
+
+
+def test_power_functions_follow_their_recurrence(full):
+    for one in full.graph.averages.powers:
+        gamma = ema.power_gamma(float(one.name))
+        full.check(one, lambda t, gamma=gamma: (1 - 1 / t) ** (gamma + 1))
+
+
+@pytest.mark.parametrize(("start", "every"), [("initial", 1), ("warmup", 1), ("initial", 3), ("unbiased", 3)])
+def test_every_start_and_interval_follows_its_recurrence(start, every):
+    run = Trained("--ema_start", start, "--ema_every", str(every), "--ema_decay", "0.9", "0.998")
     for one in run.graph.averages.decays:
         run.check(one, oracle(start, float(one.name) ** every), every)
-        run.check(one, oracle(start, float(one.name) ** every), every, stats=True)
 
 
-def test_power_functions_follow_their_recurrence(bank):
-    _, every, run = bank
-    for one in run.graph.averages.powers:
-        gamma = ema.power_gamma(float(one.name))
-        run.check(one, lambda t, gamma=gamma: (1 - 1 / t) ** (gamma + 1), every)
-
-
-def test_weights_and_shadows_differ_after_training(bank):
-    _, _, run = bank
-    raw = run.read(run.graph.var_class)
-    for name, shadow in run.shadows(run.graph.averages.decays[0]).items():
+def test_weights_and_shadows_differ_after_training(full):
+    raw = full.read(full.graph.var_class)
+    for name, shadow in full.shadows(full.graph.averages.decays[0]).items():
         assert np.abs(shadow - raw[name]).max() > 0, name
 
 
-def test_ema_logits_are_the_raw_classifiers_with_shadows_assigned(bank):
-    _, _, run = bank
-    graph, session = run.graph, run.session
+def test_ema_logits_are_the_raw_classifiers_with_shadows_assigned(full):
+    run, graph, session = full, full.graph, full.session
     kept = run.read(graph.var_class + run.batch_stats)
     for one in graph.averages.decays:
         labels = [f"ema/{one.name}/{policy}" for policy in ema.BATCH_STATS]
@@ -128,7 +87,7 @@ def test_ema_logits_are_the_raw_classifiers_with_shadows_assigned(bank):
 def test_recomputed_statistics_are_the_mean_over_batches_of_training_images():
     run = Trained("--ema_batch_stats", "recomputed", "--recompute_size", "64", steps=2)
     with run.tf_graph.as_default():
-        images = train.data.to_float(tf.constant(draw_synthetic(64, seed=5).images))
+        images = to_float(tf.constant(draw_synthetic(64, seed=5).images))
         weights = next(v for v in run.graph.var_class if v.op.name == "class/conv1_1/conv/weights")
         features = tf.nn.conv2d(images, weights, 1, "SAME")
         own = [v for v in tf.local_variables() if v.op.name.startswith("recomputed/raw/class/conv1_1/")]
@@ -177,31 +136,33 @@ decays = st.floats(0, 0.99999)
 numbers = st.integers(1, 100_000)
 
 
-@pytest.fixture(scope="module")
-def schedule():
-    """Evaluates scheduled_decay through one graph per (decay, start)."""
-
-    def evaluate(decay, start, t):
-        with tf.Graph().as_default(), tf.Session() as session:
-            return session.run(tf.convert_to_tensor(ema.scheduled_decay(decay, start, tf.constant(t, tf.int64))))
-
-    return evaluate
+def evaluate(decay, start, numbers):
+    """scheduled_decay at each of `numbers`, in one graph."""
+    with tf.Graph().as_default(), tf.Session() as session:
+        values = [tf.convert_to_tensor(ema.scheduled_decay(decay, start, tf.constant(t, tf.int64))) for t in numbers]
+        return session.run(values)
 
 
-@given(decay=decays, start=st.sampled_from(ema.STARTS), t=numbers)
-def test_a_decay_is_never_above_the_constant_one_nor_negative_nor_nan(schedule, decay, start, t):
-    value = schedule(decay, start, t)
-    assert 0 <= value <= decay * (1 + 1e-12)
+few = settings(max_examples=25, deadline=None)  # a graph and a session each
 
 
-@given(decay=st.floats(0.01, 0.9999), t=st.integers(1, 2000))
-def test_unbiased_decay_is_one_minus_the_newest_weights_share(schedule, decay, t):
-    assert schedule(decay, "unbiased", t) == pytest.approx(oracle("unbiased", decay)(t), rel=1e-9, abs=1e-12)
+@few
+@given(decay=decays, start=st.sampled_from(ema.STARTS), numbers=st.lists(numbers, min_size=1, max_size=8))
+def test_a_decay_is_never_above_the_constant_one_nor_negative_nor_nan(decay, start, numbers):
+    for value in evaluate(decay, start, numbers):
+        assert 0 <= value <= decay * (1 + 1e-12)
+
+
+@few
+@given(decay=st.floats(0.01, 0.9999), numbers=st.lists(st.integers(1, 2000), min_size=1, max_size=8))
+def test_unbiased_decay_is_one_minus_the_newest_weights_share(decay, numbers):
+    expected = [oracle("unbiased", decay)(t) for t in numbers]
+    np.testing.assert_allclose(evaluate(decay, "unbiased", numbers), expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("decay", [0.5, 0.998, 0.99999])
-def test_the_first_unbiased_update_takes_the_weights_whole(schedule, decay):
-    assert schedule(decay, "unbiased", 1) == 0
+def test_the_first_unbiased_update_takes_the_weights_whole(decay):
+    assert evaluate(decay, "unbiased", [1]) == [0]
 
 
 @given(decay=decays, start=st.sampled_from(ema.STARTS), updates=st.integers(0, 300))
