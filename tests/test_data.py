@@ -124,7 +124,7 @@ def test_damaged_shard_is_refused(tiny_cifar10, damage, split):
 @pytest.mark.parametrize("content", ["", "{}", '{"name": "cif'], ids=["empty", "no splits", "cut short"])
 def test_damaged_metadata_is_refused(tiny_cifar10, content):
     (tiny_cifar10.folder / "dataset_info.json").write_text(content)
-    assert f"rm -r {tiny_cifar10.folder}" in refused(tiny_cifar10.directory)
+    assert f"rm -r {tiny_cifar10.directory / 'cifar10'}" in refused(tiny_cifar10.directory)
 
 
 @pytest.mark.skipif(
@@ -166,7 +166,7 @@ def test_network_that_never_answers_is_given_up(tmp_path, run):
         "import sys, time, urllib.request; sys.path.insert(0, '.'); import data, errors\n"
         "urllib.request.urlopen = lambda *_, **__: time.sleep(100)\n"
         "data.CONNECT_SECONDS = 0.2\n"
-        f"errors.exit_status(lambda: data.load('cifar10', {str(tmp_path)!r}))\n"
+        f"errors.or_exit(data.load, 'cifar10', {str(tmp_path)!r})\n"
     )
     started = time.monotonic()
     result = run(script)

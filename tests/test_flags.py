@@ -229,7 +229,7 @@ def test_moved_run_is_resumed_where_it_lies_now(saved, tmp_path):
 
 
 def test_resume_where_no_run_is_says_how_to_start_one(tmp_path):
-    with pytest.raises(UserError, match=r"no config\.json.*python train\.py --run_dir"):
+    with pytest.raises(UserError, match=r"no .*config\.json.*python train\.py --run_dir"):
         flags.parse(["--resume", "--run_dir", str(tmp_path / "none")])
 
 
