@@ -62,6 +62,11 @@ def choose_precision(precision, device):
     return "bfloat16" if device.has_bfloat16 else "float32"
 
 
+def choose_xla(xla, device):
+    """Resolves --xla {auto,on,off}: on a GPU the loop is compiled, on a CPU XLA's convolutions are far too slow."""
+    return xla == "on" or (xla == "auto" and device.kind == "gpu")
+
+
 def session():
     """A session on the default graph: all cores inside one operation at a time, GPU memory taken as it is needed.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from errors import UserError
 
 # What may differ between a run and its resumption; every other flag shapes the numbers.
-MAY_CHANGE = {"run_dir", "resume", "epochs", "data_dir", "device"}
+MAY_CHANGE = {"run_dir", "resume", "epochs", "data_dir", "device", "xla", "steps_per_run"}
 
 
 DEFAULT_DECAY = "0.998"
@@ -50,8 +50,10 @@ class Formatter(argparse.ArgumentDefaultsHelpFormatter):
     """Shows every default but those that say nothing."""
 
     def _get_help_string(self, action):
-        if action.default in (None, False) or action.default is argparse.SUPPRESS:
+        if action.default is None or action.default is False or action.default is argparse.SUPPRESS:
             return action.help
+        if isinstance(action.default, list):
+            return f"{action.help} (default: {' '.join(action.default)})"
         return super()._get_help_string(action)
 
 
@@ -147,6 +149,12 @@ def build_parser():
         choices=["auto", "float32", "bfloat16"],
         default="auto",
         help="of the convolutions; auto takes bfloat16 where the processor has it",
+    )
+    system.add_argument(
+        "--xla", choices=["auto", "on", "off"], default="auto", help="compile the training loop; auto: on a GPU"
+    )
+    system.add_argument(
+        "--steps_per_run", metavar="K", type=count, help="steps in one session.run (default: 10 on a CPU, 100 on a GPU)"
     )
     return parser
 

@@ -13,7 +13,6 @@ import signals
 from errors import UserError
 from runs import log
 
-STEPS_PER_RUN = 10  # one session.run drives this many; a signal and the progress bar wait for it
 MAX_SKIPPED = 10  # steps in a row without a finite loss and gradient end the run
 
 
@@ -89,7 +88,7 @@ class Run:
             self.session.run(self.graph.reset)
             self.training_seconds, self.interval_start = 0.0, self.step
         started, before = time.monotonic(), self.step
-        until = min(self.step + STEPS_PER_RUN, self.next_snapshot())
+        until = min(self.step + self.flags.steps_per_run, self.next_snapshot())
         self.step, skipped_in_a_row = map(int, self.session.run(self.graph.train, {self.graph.until: until}))
         self.training_seconds += time.monotonic() - started
         if skipped_in_a_row >= MAX_SKIPPED:

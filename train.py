@@ -36,6 +36,7 @@ from ema import ema_getter
 from model import classifier
 from runs import log
 
+STEPS_PER_RUN = {"cpu": 10, "gpu": 100}  # one session.run drives this many; a signal and the progress bar wait for it
 TEST_BATCH = 500
 RECOMPUTE_BATCH = 500
 
@@ -130,8 +131,15 @@ class Graph(NamedTuple):
     parameters: int
 
 
-def build(flags, dataset, precision):
-    """Builds the whole graph in the default graph: data on the device, the training loop, the test classifiers."""
+def build(flags, dataset, precision, xla=False):
+    """Builds the whole graph in the default graph: data on the device, the training loop, the test classifiers.
+
+    Args:
+      flags: the command line.
+      dataset: data.Dataset.
+      precision: of the convolutions, "float32" or "bfloat16".
+      xla: compile the training loop.
+    """
     tf.set_random_seed(flags.seed)
     network = functools.partial(classifier, width=flags.width, dropout_rate=flags.dropout, dtype=tf.as_dtype(precision))
     # The first use creates the variables. It comes first of all, so that nothing else shifts their random seeds.
@@ -154,7 +162,7 @@ def build(flags, dataset, precision):
         x, labels, seed = batch(now)
         return train_step(functools.partial(network, seed=seed), x, labels, optimizer, averages, batch_stats, step)
 
-    until, train, sums, reset = training_loop(one_step, step)
+    until, train, sums, reset = training_loop(one_step, step, xla)
     getters = test_classifiers(network, averages, flags.ema_batch_stats, batch_stats)
     recompute = {
         label: recomputation(flags, network, getter, images)
@@ -230,11 +238,14 @@ def training_batches(flags, split, step):
     return images, batch, shuffle, image_feed | label_feed | order_feed
 
 
-def training_loop(one_step, step):
+def training_loop(one_step, step, xla):
     """Many steps in one session.run: a loop on the device, from the current step up to a placeholder.
 
     Args:
       one_step: function from the step (int64 scalar) to what `train_step` returns.
+      step: int64 variable, counts the steps.
+      xla: compile the whole loop into one program. A step on a GPU is so short that launching its hundreds of kernels
+        one by one would dominate; on a CPU the plain kernels are many times faster than XLA's.
 
     Returns:
       (until, train, sums, reset), as in `Graph`.
@@ -243,9 +254,8 @@ def training_loop(one_step, step):
     def counter(name, dtype=tf.int64):
         return tf.get_variable(name, [], dtype, initializer=tf.zeros_initializer(), trainable=False)
 
-    until = tf.placeholder(tf.int64, [], name="until")
-    sums = counter("loss_sum", tf.float32), counter("correct_sum"), counter("skipped_sum")
     in_a_row = counter("skipped_in_a_row")
+    sums = counter("loss_sum", tf.float32), counter("correct_sum"), counter("skipped_sum")
 
     def body(now, in_a_row, losses, corrects, skipped):
         loss, correct, finite = one_step(now)
@@ -258,18 +268,20 @@ def training_loop(one_step, step):
             skipped + 1 - counts,
         )
 
-    # One iteration at a time: the reads of the next must see the writes of this one.
-    now, in_a_row_now, *totals = tf.while_loop(
-        lambda now, in_a_row, *_: (now < until) & (in_a_row < loop.MAX_SKIPPED),
-        body,
-        [variable.read_value() for variable in (step, in_a_row, *sums)],
-        parallel_iterations=1,
-    )
-    assigned = [
-        variable.assign(total) for variable, total in zip((in_a_row, *sums), (in_a_row_now, *totals), strict=True)
-    ]
-    with tf.control_dependencies(assigned):
-        train = tf.identity(now), tf.identity(in_a_row_now)
+    def run(until):
+        # One iteration at a time: the reads of the next must see the writes of this one.
+        now, *totals = tf.while_loop(
+            lambda now, in_a_row, *_: (now < until) & (in_a_row < loop.MAX_SKIPPED),
+            body,
+            [variable.read_value() for variable in (step, in_a_row, *sums)],
+            parallel_iterations=1,
+        )
+        updates = [variable.assign(total) for variable, total in zip((in_a_row, *sums), totals, strict=True)]
+        with tf.control_dependencies(updates):
+            return tf.identity(now), tf.identity(totals[0])
+
+    until = tf.placeholder(tf.int64, [], name="until")
+    train = tf2.function(run, jit_compile=True, autograph=False)(until) if xla else run(until)
     reset = tf.group([variable.assign(tf.zeros_like(variable)) for variable in sums])
     return until, train, sums, reset
 
@@ -307,6 +319,7 @@ def main(flags):
     """
     device = devices.choose(flags.device)
     precision = devices.choose_precision(flags.precision, device)
+    flags.steps_per_run = flags.steps_per_run or STEPS_PER_RUN[device.kind]
     runs.check_directory(flags.run_dir, flags.resume)  # before the data is loaded, and perhaps downloaded
     dataset = data.load(flags.dataset, flags.data_dir, flags.train_size, flags.test_size)
     if flags.batch_size > len(dataset.train.labels):
@@ -314,7 +327,7 @@ def main(flags):
             f"--batch_size {flags.batch_size} is more than the {len(dataset.train.labels)} training images", 2
         )
     with tf.Graph().as_default():
-        graph = build(flags, dataset, precision)
+        graph = build(flags, dataset, precision, devices.choose_xla(flags.xla, device))
         path = runs.open_directory(flags.run_dir)
         runs.write_json(path / "config.json", config(flags, device, precision))
         log.info(f"device     {device.description}")

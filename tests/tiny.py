@@ -14,12 +14,12 @@ STEPS = 12
 class Trained:
     """A tiny run, stepped one by one, with what its variables held after each step."""
 
-    def __init__(self, *argv, steps=STEPS):
+    def __init__(self, *argv, steps=STEPS, xla=False):
         self.flags = command_line.parse([*TINY, *argv])
         images = draw_synthetic(64, seed=5)
         dataset = Dataset(images, draw_synthetic(30, seed=6), "drawn")
         with tf.Graph().as_default() as self.tf_graph:
-            self.graph = train.build(self.flags, dataset, "float32")
+            self.graph = train.build(self.flags, dataset, "float32", xla)
             self.session = tf.Session()
             self.session.run(self.graph.initialize, self.graph.feeds)
             self.batch_stats = [v for v in tf.global_variables("class") if v.op.name.endswith(("/mean", "/var"))]
