@@ -9,7 +9,7 @@ from pathlib import Path
 from errors import UserError
 
 # What may differ between a run and its resumption; every other flag shapes the numbers.
-MAY_CHANGE = {"run_dir", "resume", "epochs", "data_dir", "device", "xla", "steps_per_run"}
+MAY_CHANGE = {"run_dir", "resume", "epochs", "data_dir", "device", "xla", "steps_per_run", "checkpoint_every"}
 
 
 DEFAULT_DECAY = "0.998"
@@ -44,6 +44,25 @@ def number(convert, low, high=math.inf, *, above=False, below=True):
 
 
 count = number(int, 1)
+
+
+class Interval(str):
+    """How often to save a checkpoint, as typed: "500" steps or "10m" minutes."""
+
+    def __new__(cls, text):
+        try:
+            number(float, 0, above=True)(text[:-1]) if text.endswith("m") else count(text)
+        except argparse.ArgumentTypeError:
+            raise argparse.ArgumentTypeError(f"{text!r} is neither steps, as 500, nor minutes, as 10m") from None
+        return super().__new__(cls, text)
+
+    @property
+    def steps(self):
+        return None if self.endswith("m") else int(self)
+
+    @property
+    def seconds(self):
+        return 60 * float(self[:-1]) if self.endswith("m") else math.inf
 
 
 class Formatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -141,6 +160,13 @@ def build_parser():
     system.add_argument("--run_dir", metavar="DIR", help="where everything is written (default: runs/<date>-<time>)")
     system.add_argument("--resume", action="store_true", help="continue the run in --run_dir, with its own flags")
     system.add_argument("--eval_every", metavar="EPOCHS", type=count, default=1, help="epochs between evaluations")
+    system.add_argument(
+        "--checkpoint_every",
+        metavar="N",
+        type=Interval,
+        default="10m",
+        help="a checkpoint after so many steps, as 500, or minutes, as 10m, and after every evaluation",
+    )
     system.add_argument(
         "--device", choices=["auto", "cpu", "gpu"], default="auto", help="auto takes a GPU if there is one"
     )

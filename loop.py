@@ -1,5 +1,7 @@
 """The loop around the graph: steps, evaluations, checkpoints and the log, from wherever the run directory left off."""
 
+import math
+import shlex
 import sys
 import time
 
@@ -39,17 +41,38 @@ class Run:
         self.epoch_steps = len(dataset.train.labels) // flags.batch_size
         self.total_steps = flags.epochs * self.epoch_steps
         self.primary = next(label for label in graph.logits if label.startswith("ema/"))
-        state = {"step": 0, "seconds": 0.0, "training_seconds": 0.0, "interval_start": 0}
-        if flags.resume:
+        state = {"step": 0, "seconds": 0.0, "training_seconds": 0.0, "interval_start": 0, "rows": []}
+        if flags.resume and runs.checkpoints(path):  # a run that was killed before its first one begins again
             state = runs.restore_checkpoint(path, graph.saver, session)
-        self.step = state["step"]
+        self.step = self.saved_step = state["step"]
+        self.saved_at = time.monotonic()
         self.training_seconds = state["training_seconds"]  # since the last evaluation
         self.interval_start = state["interval_start"]  # the step of the last evaluation
         self.started = time.monotonic() - state["seconds"]
-        self.metrics = runs.Metrics(path, self.step)
+        self.rows = state["rows"]
 
     def train(self, about):
-        """Trains to the last epoch and writes what is left at the end; `about` goes into summary.json."""
+        """Trains to the last epoch and writes what is left at the end; `about` goes into summary.json.
+
+        Raises:
+          UserError: a signal or a failure to write ended the run early; the message says how to go on.
+        """
+        try:
+            self.metrics = runs.Metrics(self.path, self.rows)
+            runs.forget_after(self.path, self.step)
+            self.run()
+            self.finish(about)
+        except OSError as error:
+            raise UserError(
+                f"{error.filename or self.path} could not be written ({error.strerror}): make room, then continue "
+                f"with: {self.resume_command}"
+            ) from None
+
+    @property
+    def resume_command(self):
+        return f"python train.py --resume --run_dir {shlex.quote(str(self.path))}"
+
+    def run(self):
         self.log_start()
         bar = tqdm.tqdm(
             total=self.total_steps * self.flags.batch_size,
@@ -62,15 +85,17 @@ class Run:
             self.session.run(self.graph.shuffle)
             while True:
                 if self.evaluation_is_due():
-                    self.metrics.append(self.evaluate())
-                    log.info(self.line(self.metrics.rows[-1]))
+                    row = self.evaluate()
+                    self.save(row)  # first of all: metrics.jsonl never tells more than the checkpoints
+                    self.metrics.append(row)
+                    log.info(self.line(row))
+                elif self.checkpoint_is_due():
                     self.save()
                 if self.step >= self.total_steps:
                     break
                 if self.stop.signal:
                     self.stop_early()
                 bar.update(self.run_steps() * self.flags.batch_size)
-        self.finish(about)
 
     def evaluation_is_due(self):
         interval = self.flags.eval_every * self.epoch_steps
@@ -80,6 +105,11 @@ class Run:
     def was_evaluated(self):
         return bool(self.metrics.rows) and self.metrics.rows[-1]["step"] == self.step
 
+    def checkpoint_is_due(self):
+        every = self.flags.checkpoint_every
+        overdue = time.monotonic() - self.saved_at >= every.seconds
+        return self.step > self.saved_step and (overdue or (every.steps and self.step % every.steps == 0))
+
     def run_steps(self):
         """Drives the device for a few steps, within one epoch and between two snapshots; returns how many."""
         if self.step % self.epoch_steps == 0:
@@ -88,7 +118,7 @@ class Run:
             self.session.run(self.graph.reset)
             self.training_seconds, self.interval_start = 0.0, self.step
         started, before = time.monotonic(), self.step
-        until = min(self.step + self.flags.steps_per_run, self.next_snapshot())
+        until = min(self.step + self.flags.steps_per_run, self.next_snapshot(), self.next_checkpoint())
         self.step, skipped_in_a_row = map(int, self.session.run(self.graph.train, {self.graph.until: until}))
         self.training_seconds += time.monotonic() - started
         if skipped_in_a_row >= MAX_SKIPPED:
@@ -108,6 +138,11 @@ class Run:
         steps = (epoch * self.epoch_steps + (k + 1) * self.epoch_steps // count for k in range(count))
         return next(step for step in steps if step > after)
 
+    def next_checkpoint(self):
+        """The next step at which --checkpoint_every, where it counts steps, wants a checkpoint."""
+        every = self.flags.checkpoint_every.steps
+        return (self.step // every + 1) * every if every else math.inf
+
     def snapshot(self):
         """The power-function averages: {"<width>/<variable>": array}."""
         shadows = {
@@ -124,6 +159,8 @@ class Run:
         counted = max(1, steps - skipped)
         accuracy, seconds = {}, {}
         for label in self.graph.logits:
+            if self.stop.signal:  # the evaluation is done again on resumption, bit for bit
+                self.stop_early()
             started = time.monotonic()
             accuracy[label] = float(np.mean(self.predict(label).argmax(1) == self.labels))
             seconds[label] = time.monotonic() - started
@@ -149,20 +186,23 @@ class Run:
             self.session.run(self.graph.recompute[label])
         return self.session.run(self.graph.logits[label])
 
-    def save(self):
+    def save(self, *new_rows):
+        """Saves a checkpoint, with the rows of every evaluation so far and of `new_rows`."""
         state = {
             "step": self.step,
             "seconds": time.monotonic() - self.started,
             "training_seconds": self.training_seconds,
             "interval_start": self.interval_start,
+            "rows": [*self.metrics.rows, *new_rows],
         }
         runs.save_checkpoint(self.path, self.graph.saver, self.session, state)
+        self.saved_step, self.saved_at = self.step, time.monotonic()
 
     def stop_early(self):
         self.save()
         raise UserError(
             f"stopped by {signals.NAMES[self.stop.signal]} at step {self.step}, checkpoint saved; "
-            f"continue with: python train.py --resume --run_dir {self.path}",
+            f"continue with: {self.resume_command}",
             128 + self.stop.signal,
         )
 

@@ -31,6 +31,8 @@ def graceful():
 
     def watch():
         while arrived := reader.recv(1):
+            if arrived[0] not in NAMES:  # another signal that some library handles
+                continue
             if stop.signal is not None:
                 os._exit(128 + arrived[0])
             stop.signal = arrived[0]

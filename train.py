@@ -328,8 +328,7 @@ def main(flags):
         )
     with tf.Graph().as_default():
         graph = build(flags, dataset, precision, devices.choose_xla(flags.xla, device))
-        path = runs.open_directory(flags.run_dir)
-        runs.write_json(path / "config.json", config(flags, device, precision))
+        path = runs.open_directory(flags.run_dir, config(flags, device, precision), flags.resume)
         log.info(f"device     {device.description}")
         log.info(f"precision  {precision} convolutions, float32 variables")
         log.info(f"data       {dataset.source}")

@@ -141,14 +141,6 @@ def test_resume_with_another_architecture_is_refused_and_the_run_left_alone(fini
     assert contents(directory) == before
 
 
-def test_resume_without_a_checkpoint_is_refused(finished_run, run, tmp_path):
-    (tmp_path / "config.json").write_bytes((finished_run[0] / "config.json").read_bytes())
-    result = run("train.py", "--resume", "--run_dir", tmp_path)
-    assert result.returncode == 1
-    assert_one_sentence(result.stderr, tmp_path, "no checkpoint", "another --run_dir")
-    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
-
-
 @pytest.mark.parametrize("argv", [["--ema_decay", "1.5"], ["--shadow"], ["--resume"]], ids=lambda argv: argv[0])
 def test_usage_error_is_one_sentence_with_status_2(run, argv):
     result = run("train.py", *argv)

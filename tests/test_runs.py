@@ -3,6 +3,7 @@
 import json
 import os
 import struct
+import subprocess
 
 import numpy as np
 import pytest
@@ -33,10 +34,12 @@ def test_new_run_takes_a_missing_or_an_empty_directory(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["config.json", "notes.txt", ".hidden"])
-def test_new_run_refuses_a_directory_that_holds_anything(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "remedy"), [("config.json", "--resume"), ("notes.txt", "--run_dir"), (".hidden", "--run_dir")]
+)
+def test_new_run_refuses_a_directory_that_holds_anything(tmp_path, name, remedy):
     (tmp_path / name).write_text("kept")
-    with pytest.raises(UserError, match="--resume") as caught:
+    with pytest.raises(UserError, match=remedy) as caught:
         runs.check_directory(tmp_path, resume=False)
     assert caught.value.status == 1
     assert (tmp_path / name).read_text() == "kept"
@@ -48,22 +51,29 @@ def test_new_run_refuses_a_file(tmp_path):
         runs.check_directory(tmp_path / "file", resume=False)
 
 
-@pytest.mark.parametrize("name", ["empty", "missing"])
-def test_resume_refuses_a_directory_without_a_checkpoint(tmp_path, name):
-    (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
-    with pytest.raises(UserError, match="no checkpoint to resume"):
-        runs.check_directory(tmp_path / name, resume=True)
+@pytest.mark.parametrize("name", sorted(runs.UNBEGUN))
+def test_new_run_takes_a_directory_in_which_a_start_was_cut_short(tmp_path, name):
+    (tmp_path / name).write_text("{")
+    runs.open_directory(tmp_path, {"flags": {}})
+    assert json.loads((tmp_path / "config.json").read_text()) == {"flags": {}}
+
+
+def test_resume_without_a_checkpoint_is_for_a_run_that_never_had_one(path):
+    runs.check_directory(path, resume=True)
+    (path / "metrics.jsonl").write_text(json.dumps(row(10)) + "\n")
+    with pytest.raises(UserError, match=r"no checkpoint.*another --run_dir"):
+        runs.check_directory(path, resume=True)
 
 
 def test_unwritable_directory_is_told(tmp_path):
     (tmp_path / "file").write_text("kept")
     with pytest.raises(UserError, match=r"cannot be written .*choose another --run_dir"):
-        runs.open_directory(tmp_path / "file" / "run")
+        runs.open_directory(tmp_path / "file" / "run", {})
     assert (tmp_path / "file").read_text() == "kept"
 
 
 def test_log_goes_to_stdout_and_to_the_file_of_the_run(tmp_path, capsys):
-    path = runs.open_directory(tmp_path / "deep" / "run")
+    path = runs.open_directory(tmp_path / "deep" / "run", {})
     runs.log.info("a line")
     assert capsys.readouterr().out == "a line\n"
     assert (path / "train.log").read_text() == "a line\n"
@@ -71,7 +81,7 @@ def test_log_goes_to_stdout_and_to_the_file_of_the_run(tmp_path, capsys):
 
 def test_reopened_run_appends_to_its_log(tmp_path):
     for text in ("first", "second"):
-        path = runs.open_directory(tmp_path)
+        path = runs.open_directory(tmp_path, {}, resume=text == "second")
         runs.log.info(text)
     assert (path / "train.log").read_text() == "first\nsecond\n"
 
@@ -116,58 +126,78 @@ def steps(rows):
     return [row["step"] for row in rows]
 
 
-def test_metrics_of_a_run_without_any_are_empty(tmp_path):
-    assert runs.read_metrics(tmp_path) == []
+def rows_of(path):
+    """What another program reads: every line is whole."""
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_metrics_of_a_new_run_are_empty(tmp_path):
+    runs.Metrics(tmp_path)
+    assert rows_of(tmp_path) == []
 
 
 def test_appended_rows_are_read_back(tmp_path):
-    metrics = runs.Metrics(tmp_path, last_step=0)
+    metrics = runs.Metrics(tmp_path)
     rows = [row(10, 1 / 3, 2 / 3), row(20)]
     for each in rows:
         metrics.append(each)
-        assert runs.read_metrics(tmp_path)[-1] == each  # on the disk at once
-    assert runs.read_metrics(tmp_path) == metrics.rows == rows
-    assert [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == rows
+        assert rows_of(tmp_path)[-1] == each  # on the disk at once
+    assert rows_of(tmp_path) == metrics.rows == rows
 
 
-def test_continued_metrics_drop_the_rows_after_the_checkpoint(tmp_path):
-    first = runs.Metrics(tmp_path, last_step=0)
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content + b'{"epoch": 3',
+        lambda content: content[:-1],
+        lambda content: content.replace(b"epoch", b"\xff\xfe"),
+        lambda content: b"",
+    ],
+    ids=["torn", "no newline", "rotten", "empty"],
+)
+def test_continued_metrics_are_those_of_the_checkpoint_whatever_the_file_holds(tmp_path, damage):
+    first = runs.Metrics(tmp_path)
     for step in (10, 20, 30):
         first.append(row(step))
-    continued = runs.Metrics(tmp_path, last_step=20)
-    assert steps(continued.rows) == [10, 20]
+    file = tmp_path / "metrics.jsonl"
+    file.write_bytes(damage(file.read_bytes()))
+    continued = runs.Metrics(tmp_path, [row(10), row(20)])
+    assert rows_of(tmp_path) == [row(10), row(20)]
     continued.append(row(30, ema=0.75))
-    assert steps(runs.read_metrics(tmp_path)) == [10, 20, 30]
-    assert runs.read_metrics(tmp_path)[-1]["ema_accuracy"] == 0.75
+    assert rows_of(tmp_path) == [row(10), row(20), row(30, ema=0.75)]
 
 
-@pytest.mark.parametrize("kept", [1, 10, -1], ids=["first byte", "part", "all but the newline"])
-def test_continued_metrics_survive_a_torn_last_row(tmp_path, kept):
-    metrics = runs.Metrics(tmp_path, last_step=0)
-    metrics.append(row(10))
-    whole = (tmp_path / "metrics.jsonl").read_text()
-    torn = json.dumps(row(20)) + "\n"
-    (tmp_path / "metrics.jsonl").write_text(whole + torn[:kept])
-    continued = runs.Metrics(tmp_path, last_step=10)
-    continued.append(row(20, ema=0.75))
-    assert runs.read_metrics(tmp_path) == [row(10), row(20, ema=0.75)]
-    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+def scalars(path, tag="test_accuracy"):
+    """What TensorBoard shows: {"raw" and "ema": [(step, value)]}, after it dropped what a later session took back."""
+    shown = {}
+    for name in ("raw", "ema"):
+        points = []
+        for file in sorted((path / "tensorboard" / name).iterdir()):
+            for event in tf.train.summary_iterator(str(file)):
+                if event.session_log.status == tf.SessionLog.START:
+                    points = [(step, value) for step, value in points if step < event.step]
+                points += [(event.step, value.simple_value) for value in event.summary.value if value.tag == tag]
+        shown[name] = points
+    return shown
 
 
 def test_tensorboard_has_raw_and_ema_under_one_tag(tmp_path):
-    metrics = runs.Metrics(tmp_path, last_step=0)
+    metrics = runs.Metrics(tmp_path)
     metrics.append(row(10, raw=0.25, ema=0.5))
     metrics.append(row(20, raw=0.375, ema=0.625))
-    accuracies = {}
-    for name in ("raw", "ema"):
-        (events,) = (tmp_path / "tensorboard" / name).iterdir()
-        accuracies[name] = [
-            (event.step, value.simple_value)
-            for event in tf.train.summary_iterator(str(events))
-            for value in event.summary.value
-            if value.tag == "test_accuracy"
-        ]
-    assert accuracies == {"raw": [(10, 0.25), (20, 0.375)], "ema": [(10, 0.5), (20, 0.625)]}
+    assert scalars(tmp_path) == {"raw": [(10, 0.25), (20, 0.375)], "ema": [(10, 0.5), (20, 0.625)]}
+    assert scalars(tmp_path, "train_loss") == {"raw": [(10, 2.0), (20, 2.0)], "ema": []}
+
+
+def test_tensorboard_has_each_step_once_after_a_resumption(tmp_path):
+    before = runs.Metrics(tmp_path)
+    for step in (10, 20, 30):
+        before.append(row(step))
+    continued = runs.Metrics(tmp_path, [row(10), row(20)])
+    continued.append(row(30, raw=0.75))
+    assert scalars(tmp_path)["raw"] == [(10, 0.25), (20, 0.25), (30, 0.75)]
+    for events in (tmp_path / "tensorboard").iterdir():
+        assert len(list(events.iterdir())) == 1
 
 
 @pytest.mark.parametrize("rows", [[row(10)], [row(10), row(20, 0.5, 0.75), row(30)]], ids=["one", "several"])
@@ -255,7 +285,7 @@ def delete(file):
     file.unlink()
 
 
-@pytest.mark.parametrize("name", ["model.data-00000-of-00001", "model.index", "state.json"])
+@pytest.mark.parametrize("name", ["model.data-00000-of-00001", "model.index", "state.json", "SHA256SUMS"])
 @pytest.mark.parametrize("damage", [truncate, flip_bit, delete])
 def test_damaged_newest_checkpoint_is_passed_over_with_a_warning(model, path, caplog, damage, name):
     model.save(10)
@@ -302,3 +332,25 @@ def test_passed_over_checkpoint_can_be_saved_anew(model, path):
     assert model.restored() == 10
     model.save(20)
     assert model.restored() == 20
+
+
+def test_damaged_checkpoints_of_later_steps_go_once_there_is_a_newer_whole_one(model, path):
+    for step in (10, 20, 30):
+        model.save(step)
+    for step in (20, 30):
+        truncate(path / "checkpoints" / f"step-0000000{step}" / "model.index")
+    assert model.restored() == 10
+    model.save(15)
+    assert names(path) == ["step-000000010", "step-000000015"]
+
+
+def test_sums_are_what_coreutils_reads(model, path):
+    model.save(10)
+    checkpoint = path / "checkpoints" / "step-000000010"
+    checked = subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=checkpoint, capture_output=True)
+    assert checked.returncode == 0
+    assert {line.split()[-1] for line in (checkpoint / "SHA256SUMS").read_text().splitlines()} == {
+        "model.data-00000-of-00001",
+        "model.index",
+        "state.json",
+    }
