@@ -4,8 +4,10 @@ The images stay on the device as uint8. The order of an epoch, and the random fl
 functions of (seed, epoch) and (seed, step), so a resumed run sees exactly the batches it would have seen.
 """
 
-import concurrent.futures
 import math
+import queue
+import shlex
+import threading
 import urllib.request
 from pathlib import Path
 from typing import NamedTuple
@@ -63,22 +65,27 @@ def _cifar10(data_dir):
             f"the data directory {data_dir} does not exist: create it (mkdir -p {data_dir}) to have CIFAR-10 "
             "downloaded there, or name one that holds it"
         )
-    builder = tfds.builder("cifar10", data_dir=data_dir)
-    folder = Path(builder.data_dir)
-    if not folder.exists():
-        _prepare(builder)
-    remedy = f"delete it (rm -r {folder}) and run python train.py again to have it prepared anew"
-    missing = [folder / "dataset_info.json"] + [
-        path for split in builder.info.splits.values() for path in split.filepaths
-    ]
-    for path in missing:
-        if not Path(path).exists():
-            raise UserError(f"{folder} is only half prepared, {Path(path).name} is missing: {remedy}")
+    root = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+    folder = root / "cifar10" / str(tfds.builder_cls("cifar10").VERSION)
+    if not folder.exists():  # TFDS prepares beside it and renames: where it is, it once was whole
+        _prepare(root)
+    remedy = f"delete it (rm -r {shlex.quote(str(folder))}) and run the same command again to have it prepared anew"
     try:
+        builder = tfds.builder("cifar10", data_dir=root)
+        shards = [path for split in builder.info.splits.values() for path in split.filepaths]
+        for path in map(Path, [folder / "dataset_info.json", *shards]):
+            if not path.exists():
+                raise UserError(f"{folder} is only half prepared, {path.name} is missing: {remedy}")
         splits = {name: _read(builder, name) for name in ("train", "test")}
-    except (tf.errors.OpError, KeyError, ValueError) as error:
-        raise UserError(f"{folder} is damaged ({str(error).splitlines()[0]}): {remedy}") from None
+    except UserError:
+        raise
+    except Exception as error:  # TFDS parses JSON, protocol buffers, records and PNG, each with errors of its own
+        raise UserError(f"{folder} is damaged ({_first_line(error)}): {remedy}") from None
     return splits, f"CIFAR-10 from {folder}"
+
+
+def _first_line(error):
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _read(builder, split):
@@ -96,12 +103,15 @@ def _read(builder, split):
     return Split(images, labels)
 
 
-def _prepare(builder):
-    """Downloads CIFAR-10 into the builder's directory, or takes the archive that was put there by hand."""
+def _prepare(root):
+    """Downloads CIFAR-10 into a TFDS directory, or takes the archive that was put there by hand.
+
+    TFDS checks the archive's SHA-256 before it unpacks it, into a directory of its own.
+    """
     import tensorflow_datasets as tfds
 
-    root = Path(builder.data_dir).parents[1]
-    by_hand = (root / ARCHIVE).is_file()
+    archive = root / ARCHIVE
+    by_hand = archive.is_file()
     offline = (
         f"fetch {ARCHIVE_URL} on a machine that can, put it into {root} and run the same command again, "
         "or try everything without data: make demo"
@@ -111,27 +121,39 @@ def _prepare(builder):
         _check_reachable(offline)
     config = tfds.download.DownloadConfig(manual_dir=root) if by_hand else None
     try:
-        builder.download_and_prepare(download_config=config)
+        tfds.builder("cifar10", data_dir=root).download_and_prepare(download_config=config)
+    except tfds.download.download_manager.NonMatchingChecksumError:
+        if by_hand:
+            raise UserError(
+                f"{archive} is not the published archive, its checksum is wrong: delete it (rm "
+                f"{shlex.quote(str(archive))}), {offline}"
+            ) from None
+        raise UserError(
+            f"what came from {ARCHIVE_URL} has the wrong checksum: run the same command again, or {offline}"
+        ) from None
     except Exception as error:  # TFDS and its HTTP client raise many kinds; each means that the data did not come
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"CIFAR-10 could not be prepared ({reason}): {offline}") from None
+        raise UserError(f"CIFAR-10 could not be prepared ({_first_line(error)}): {offline}") from None
 
 
 def _check_reachable(offline):
     """TFDS retries a dead network for minutes; this finds out within CONNECT_SECONDS, DNS included."""
+    outcome = queue.Queue()
 
     def ask():
-        request = urllib.request.Request(ARCHIVE_URL, method="HEAD")
-        urllib.request.urlopen(request, timeout=CONNECT_SECONDS).close()
+        try:
+            request = urllib.request.Request(ARCHIVE_URL, method="HEAD")
+            urllib.request.urlopen(request, timeout=CONNECT_SECONDS).close()
+            outcome.put(None)
+        except OSError as error:
+            outcome.put(getattr(error, "reason", error))
 
-    pool = concurrent.futures.ThreadPoolExecutor(1)
+    threading.Thread(target=ask, daemon=True).start()  # the end of the process does not wait for the answer
     try:
-        pool.submit(ask).result(CONNECT_SECONDS)
-    except (OSError, concurrent.futures.TimeoutError) as error:
-        reason = getattr(error, "reason", error) or f"no answer within {CONNECT_SECONDS} s"
-        raise UserError(f"CIFAR-10 could not be downloaded ({reason}): {offline}") from None
-    finally:
-        pool.shutdown(wait=False)
+        reason = outcome.get(timeout=CONNECT_SECONDS)
+    except queue.Empty:
+        reason = f"no answer within {CONNECT_SECONDS} s"
+    if reason is not None:
+        raise UserError(f"CIFAR-10 could not be downloaded ({reason}): {offline}")
 
 
 def _synthetic():

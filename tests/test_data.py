@@ -197,7 +197,7 @@ def test_archive_fetched_by_hand_is_taken_without_asking_the_network(tmp_path, m
     monkeypatch.setattr(urllib.request, "urlopen", fail)
     (tmp_path / data.ARCHIVE).write_bytes(b"not the real one")
     sentence = refused(tmp_path)
-    assert "could not be prepared" in sentence  # its checksum is not the real one's
+    assert "checksum is wrong" in sentence
     assert "asked the network" not in sentence
 
 
