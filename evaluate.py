@@ -1,7 +1,9 @@
-"""What a trained run is worth: every classifier compared, and averages of other widths made afterwards.
+"""What a trained run is worth: every classifier compared, other averages made afterwards, one exported, images named.
 
 python evaluate.py table --run_dir runs/20260101-120000      # accuracy with intervals, calibration, exact tests
 python evaluate.py posthoc --run_dir runs/20260101-120000    # test accuracy against the width of the average
+python evaluate.py export --run_dir runs/20260101-120000 --output model    # a SavedModel of the EMA classifier
+python evaluate.py predict --run_dir runs/20260101-120000 cat.jpg photos   # raw and EMA side by side
 """
 
 import flags as command_line
@@ -20,51 +22,13 @@ with captured_stderr():
 import numpy as np
 from matplotlib.figure import Figure  # without pyplot: no display, no global state
 
-import data
-import devices
+import export
 import loop
 import measures
 import posthoc
+import predict
 import runs
-import train
-
-
-class Trained:
-    """A run directory brought back to life: its graph with every batch-statistics policy, its last checkpoint restored.
-
-    A context manager; `logits(label)` gives the test logits [N, 10] of a classifier.
-    """
-
-    def __init__(self, run_dir, data_dir=None):
-        config = command_line.load_config(run_dir)
-        self.flags = command_line.load_flags(run_dir)
-        self.path = runs.check_directory(run_dir, resume=True)
-        self.flags.ema_batch_stats = list(dict.fromkeys([*self.flags.ema_batch_stats, "raw", "recomputed"]))
-        devices.choose("auto")
-        data_dir = data_dir or self.flags.data_dir
-        self.dataset = data.load(self.flags.dataset, data_dir, self.flags.train_size, self.flags.test_size)
-        with tf.Graph().as_default():
-            self.graph = train.build(self.flags, self.dataset, config["precision"])
-            self.session = devices.session()
-            with captured_stderr():
-                self.session.run(self.graph.initialize, self.graph.feeds)
-            self.state = runs.restore_checkpoint(self.path, self.graph.saver, self.session)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.session.close()
-
-    def logits(self, label):
-        if label in self.graph.recompute:
-            self.session.run(self.graph.recompute[label])
-        return self.session.run(self.graph.logits[label])
-
-    def load(self, weights):
-        """Puts weights, variable name to array, in the place of the raw ones."""
-        for variable in self.graph.var_class:
-            variable.load(weights[variable.op.name], self.session)
+from trained import Trained
 
 
 def print_table(args):
@@ -143,7 +107,7 @@ def draw_widths(path, results):
     figure.savefig(path, dpi=120)
 
 
-COMMANDS = {"table": print_table, "posthoc": sweep_widths}
+COMMANDS = {"table": print_table, "posthoc": sweep_widths, "export": export.main, "predict": predict.main}
 
 if __name__ == "__main__":
     tf.disable_eager_execution()

@@ -345,7 +345,8 @@ def main(flags):
 
 def config(flags, device, precision):
     return {
-        "flags": vars(flags),
+        # Decays as typed: 0.990 names other variables than 0.99.
+        "flags": vars(flags) | {"ema_decay": flags.ema_decay and list(map(str, flags.ema_decay))},
         "precision": precision,
         "device": device.description,
         "versions": {"python": platform.python_version(), "tensorflow": tf.__version__, "numpy": np.__version__},
