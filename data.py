@@ -230,7 +230,7 @@ def epoch_order(seed, epoch, size):
     """
     key = tf.stack([tf.constant(seed, tf.int64), tf.cast(epoch, tf.int64)])
     # Sorting random keys compiles everywhere; stateless_shuffle has no XLA kernel.
-    keys = tf2.random.stateless_uniform([size], key, minval=None, maxval=None, dtype=tf.int32)
+    keys = tf2.random.stateless_uniform([size], key, minval=None, maxval=None, dtype=tf.int32, alg="philox")
     return tf.cast(tf.argsort(keys, stable=True), tf.int64)
 
 
@@ -247,10 +247,14 @@ def augment(images, seed):
       seed: int32 [2]; the result is a pure function of (images, seed).
     """
     size, height, width = images.shape[:3]
-    seeds = tf2.random.split(seed, 3)
-    flip = tf2.random.stateless_uniform([size, 1], seeds[0]) < 0.5
-    rows = tf.range(height) + tf2.random.stateless_uniform([size, 1], seeds[1], -MAX_SHIFT, MAX_SHIFT + 1, tf.int32)
-    columns = tf.range(width) + tf2.random.stateless_uniform([size, 1], seeds[2], -MAX_SHIFT, MAX_SHIFT + 1, tf.int32)
+    seeds = tf2.random.split(seed, 3, "philox")
+    flip = tf2.random.stateless_uniform([size, 1], seeds[0], alg="philox") < 0.5
+    rows = tf.range(height) + tf2.random.stateless_uniform(
+        [size, 1], seeds[1], -MAX_SHIFT, MAX_SHIFT + 1, tf.int32, "philox"
+    )
+    columns = tf.range(width) + tf2.random.stateless_uniform(
+        [size, 1], seeds[2], -MAX_SHIFT, MAX_SHIFT + 1, tf.int32, "philox"
+    )
     columns = tf2.where(flip, width - 1 - columns, columns)
     images = tf.gather(images, _reflect(rows, height), axis=1, batch_dims=1)
     return tf.gather(images, _reflect(columns, width), axis=2, batch_dims=1)

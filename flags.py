@@ -101,7 +101,17 @@ def build_parser():
     training.add_argument("--batch_size", type=count, default=64, help="images per step")
     training.add_argument("--learning_rate", type=number(float, 0, above=True), default=1e-3, help="of Adam, constant")
     training.add_argument("--adam_beta1", type=number(float, 0, 1), default=0.5, help="Adam's first-moment decay")
-    training.add_argument("--seed", type=number(int, 0, 2**31), default=0, help="of weights, data order and dropout")
+    seeds = training.add_mutually_exclusive_group()
+    seed = number(int, 0, 2**31)
+    seeds.add_argument("--seed", type=seed, default=0, help="of weights, data order and dropout")
+    seeds.add_argument(
+        "--seeds",
+        metavar="SEED",
+        nargs="+",
+        type=seed,
+        default=argparse.SUPPRESS,  # a run has one seed: the other runs know nothing of this flag
+        help="the same run for each of several seeds, in RUN_DIR/seed-<seed>, then report.py over them",
+    )
 
     ema = parser.add_argument_group("exponential moving average")
     decays = ema.add_mutually_exclusive_group()
@@ -205,11 +215,12 @@ def parse(argv=None):
     if flags.resume and not flags.run_dir:
         parser.error("--resume needs --run_dir: the directory of the run to continue")
     if flags.resume:
-        saved = load_flags(flags.run_dir)
+        saved = load_flags(_begun(flags))
         parser.set_defaults(**vars(saved))
         flags = parser.parse_args(argv)
+        may_change = MAY_CHANGE | {"seed"} if "seeds" in flags else MAY_CHANGE
         changed = [
-            name for name, value in vars(saved).items() if getattr(flags, name) != value and name not in MAY_CHANGE
+            name for name, value in vars(saved).items() if getattr(flags, name) != value and name not in may_change
         ]
         if changed:
             was = ", ".join(f"--{name} {getattr(saved, name)}" for name in changed)
@@ -220,11 +231,20 @@ def parse(argv=None):
         flags.run_dir = time.strftime("runs/%Y%m%d-%H%M%S")
     if flags.ema_decay is None and flags.ema_horizon is None:
         flags.ema_decay = [Decay(DEFAULT_DECAY)]
-    for name in ("ema_decay", "ema_horizon", "ema_batch_stats", "ema_power"):
-        values = getattr(flags, name) or []
+    for name in ("ema_decay", "ema_horizon", "ema_batch_stats", "ema_power", "seeds"):
+        values = getattr(flags, name, None) or []
         if len(set(values)) < len(values):
             parser.error(f"argument --{name}: each value may be given once")
     return flags
+
+
+def _begun(flags):
+    """The directory whose config.json says what is resumed: the run's or, of several seeds, that of the first begun."""
+    if "seeds" not in flags:
+        return flags.run_dir
+    path = Path(flags.run_dir)
+    directories = [*(path / f"seed-{seed}" for seed in flags.seeds), *sorted(path.glob("seed-*"))]
+    return next((directory for directory in directories if (directory / "config.json").exists()), path)
 
 
 def load_config(run_dir):
@@ -255,8 +275,7 @@ def load_flags(run_dir):
     """
     saved = load_config(run_dir)["flags"]
     try:
-        argv = [text for name, value in saved.items() for text in _as_argv(name, value)]
-        return _QuietParser.parse(argv)
+        return _QuietParser.parse(as_argv(saved))
     except ValueError as error:
         raise _damaged(run_dir, error) from None
 
@@ -266,13 +285,15 @@ def _damaged(run_dir, error):
     return UserError(f"{path} is damaged ({error}): restore it from a copy, or start a new run in another --run_dir")
 
 
-def _as_argv(name, value):
-    if value is None or value is False:
-        return []
-    if value is True:
-        return [f"--{name}"]
-    values = value if isinstance(value, list) else [value]
-    return [f"--{name}", *map(str, values)]
+def as_argv(values):
+    """The command line that sets the flags in `values`, name to value."""
+    argv = []
+    for name, value in values.items():
+        if value is None or value is False:
+            continue
+        parts = value if isinstance(value, list) else [] if value is True else [value]
+        argv += [f"--{name}", *map(str, parts)]
+    return argv
 
 
 class _QuietParser:

@@ -3,11 +3,14 @@
     python train.py                                           # CIFAR-10, the guide's settings, 20 epochs
     python train.py --dataset synthetic --width 0.25 --epochs 4   # no download, a minute on two cores
     python train.py --resume --run_dir runs/20260101-120000    # go on where a run stopped
+    python train.py --seeds 0 1 2                             # the same run for three seeds, then a report over them
 
 After Rui Shu, "Exponential moving average for improved classification". The guide itself is `train_step` and
 `build` below: train the raw network, apply the EMA strictly after the optimiser's step, rebuild the classifier
 from the shadow variables through a custom getter.
 """
+
+import sys
 
 import flags as command_line
 from errors import UserError, or_exit
@@ -15,6 +18,10 @@ from quiet import captured_stderr
 
 if __name__ == "__main__":
     FLAGS = or_exit(command_line.parse)  # before TensorFlow's import, which takes seconds
+    if "seeds" in FLAGS:
+        import seeds
+
+        sys.exit(or_exit(seeds.main, FLAGS))
 
 import functools
 import itertools
@@ -229,7 +236,9 @@ def training_batches(flags, split, step):
 
     def batch(now):
         indices = tf.slice(order, [now % epoch_steps * flags.batch_size], [flags.batch_size])
-        dropout_seed, augment_seed = tf.unstack(tf2.random.split(tf.stack([tf.constant(flags.seed, tf.int64), now]), 2))
+        dropout_seed, augment_seed = tf.unstack(
+            tf2.random.split(tf.stack([tf.constant(flags.seed, tf.int64), now]), 2, "philox")
+        )
         x = tf.gather(images, indices)
         if flags.augment:
             x = data.augment(x, augment_seed)

@@ -1,5 +1,7 @@
 """Every moving average against a NumPy float64 recurrence over the weights that training really went through."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
@@ -8,7 +10,9 @@ from hypothesis import strategies as st
 from tiny import Trained
 
 import ema
+import train
 from data import draw_synthetic, to_float
+from model import classifier
 
 
 def oracle(start, decay):
@@ -61,25 +65,21 @@ def test_weights_and_shadows_differ_after_training(full):
 
 
 def test_ema_logits_are_the_raw_classifiers_with_shadows_assigned(full):
-    run, graph, session = full, full.graph, full.session
-    kept = run.read(graph.var_class + run.batch_stats)
-    for one in graph.averages.decays:
-        labels = [f"ema/{one.name}/{policy}" for policy in ema.BATCH_STATS]
-        session.run(graph.recompute[labels[2]])
-        raw, averaged, recomputed = session.run([graph.logits[label] for label in labels])
-        shadows, shadow_stats = run.shadows(one), run.shadows(one, stats=True)
-        try:
-            for variable in graph.var_class:
-                variable.load(shadows[variable.op.name], session)
-            session.run(graph.recompute["raw/recomputed"])
-            np.testing.assert_allclose(session.run(graph.logits["raw"]), raw, rtol=1e-5, atol=1e-5)
-            np.testing.assert_allclose(session.run(graph.logits["raw/recomputed"]), recomputed, rtol=1e-4, atol=1e-4)
-            for variable in run.batch_stats:
-                variable.load(shadow_stats[variable.op.name], session)
-            np.testing.assert_allclose(session.run(graph.logits["raw"]), averaged, rtol=1e-5, atol=1e-5)
-        finally:
-            for variable in graph.var_class + run.batch_stats:
-                variable.load(kept[variable.op.name], session)
+    graph, session, one = full.graph, full.session, full.graph.averages.decays[0]
+    kept = full.read(graph.var_class + full.batch_stats)
+    labels = [f"ema/{one.name}/{policy}" for policy in ema.BATCH_STATS]
+    session.run(graph.recompute[labels[2]])
+    raw, averaged, recomputed = session.run([graph.logits[label] for label in labels])
+    shadows, shadow_stats = full.shadows(one), full.shadows(one, stats=True)
+    try:
+        full.write(shadows)
+        session.run(graph.recompute["raw/recomputed"])
+        np.testing.assert_allclose(session.run(graph.logits["raw"]), raw, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(session.run(graph.logits["raw/recomputed"]), recomputed, rtol=1e-4, atol=1e-4)
+        full.write(shadow_stats)
+        np.testing.assert_allclose(session.run(graph.logits["raw"]), averaged, rtol=1e-5, atol=1e-5)
+    finally:
+        full.write(kept)
     assert np.abs(raw - averaged).max() > 0
     assert np.abs(raw - recomputed).max() > 0
 
@@ -98,19 +98,49 @@ def test_recomputed_statistics_are_the_mean_over_batches_of_training_images():
     np.testing.assert_allclose(var, x.var((0, 1, 2)), rtol=1e-4)
 
 
-def test_one_decay_with_the_guides_choices_is_the_plain_run_bit_for_bit():
-    plain = Trained()
+def test_the_plain_run_is_the_guides_graph_bit_for_bit():
+    """The guide written out again, a session.run a step: minimize, then apply, then the getter."""
+    plain = Trained(steps=4)
+    flags = plain.flags
+    with tf.Graph().as_default(), tf.Session() as session:
+        tf.set_random_seed(flags.seed)
+        network = functools.partial(classifier, width=flags.width)
+        network(tf.zeros([1, 32, 32, 3]), phase=False)
+        step = tf.train.get_or_create_global_step()
+        _, batch, shuffle, feeds = train.training_batches(flags, draw_synthetic(64, seed=5), step)
+        x, labels, seed = batch(step.read_value())
+        logits = network(x, phase=True, reuse=True, seed=seed)
+        loss = tf.losses.sparse_softmax_cross_entropy(labels, logits)
+        var_class = tf.get_collection("trainable_variables", "class")
+        with tf.control_dependencies(tf.get_collection("update_ops")):
+            train_op = tf.train.AdamOptimizer(1e-3, 0.5).minimize(loss, step, var_list=var_class)
+        average = tf.train.ExponentialMovingAverage(0.998)
+        with tf.control_dependencies([train_op]):
+            ema_op = average.apply(var_class)
+        test = to_float(tf.constant(draw_synthetic(30, seed=6).images))
+        ema_logits = network(test, phase=False, reuse=True, getter=ema.ema_getter(average))
+        session.run([tf.global_variables_initializer(), tf.local_variables_initializer()], feeds)
+        session.run(shuffle)
+        for _ in range(4):
+            session.run(ema_op)
+        variables, shadows = session.run([{v.op.name: v for v in var_class}, [average.average(v) for v in var_class]])
+        expected_logits = session.run(ema_logits)
+    for (name, expected), shadow in zip(variables.items(), shadows, strict=True):
+        np.testing.assert_array_equal(plain.history[-1][name], expected, err_msg=name)
+        np.testing.assert_array_equal(plain.shadows(plain.graph.averages.decays[0])[name], shadow, err_msg=name)
+    np.testing.assert_array_equal(plain.session.run(plain.graph.logits["ema/0.998/raw"]), expected_logits)
+
+
+def test_what_is_tracked_beside_it_leaves_the_plain_run_as_it_is_bit_for_bit():
+    plain = Trained(steps=4)
     bank = Trained(
-        "--ema_decay", "0.998", "0.9", "--ema_batch_stats", "raw", "averaged", "recomputed", "--ema_power", "0.1"
-    )
-    for before, after in zip(plain.history, bank.history, strict=True):
-        for name in before:
-            np.testing.assert_array_equal(before[name], after[name], err_msg=name)
+        "--ema_decay", "0.998", "0.9", "--ema_batch_stats", "raw", "averaged", "--ema_power", "0.1", steps=4
+    )  # fmt: skip
+    for name, value in plain.history[-1].items():
+        np.testing.assert_array_equal(value, bank.history[-1][name], err_msg=name)
     ours, theirs = (run.shadows(run.graph.averages.decays[0]) for run in (plain, bank))
     for name in ours:
         np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
-    label = "ema/0.998/raw"
-    np.testing.assert_array_equal(*(run.session.run(run.graph.logits[label]) for run in (plain, bank)))
 
 
 def test_getter_hands_out_the_variable_where_there_is_no_shadow():

@@ -86,13 +86,17 @@ def test_steps_one_by_one_and_in_one_run_give_the_same_numbers():
 
 
 def test_the_compiled_loop_gives_the_same_numbers_up_to_rounding():
-    plain, compiled = Trained(steps=3), Trained(steps=3, xla=True)
-    expected, got = everything(plain), everything(compiled)
-    for name in expected:
-        np.testing.assert_allclose(got[name], expected[name], rtol=1e-3, atol=1e-4, err_msg=name)
-    label = "ema/0.998/raw"
-    logits = (run.session.run(run.graph.logits[label]) for run in (plain, compiled))
-    np.testing.assert_allclose(*logits, rtol=1e-3, atol=1e-3)
+    """After one step: the loss, the gradients (Adam's first moment) and the batch statistics.
+
+    The weights are no measure: Adam's first step is the gradient's sign, which rounding flips where it is near zero.
+    """
+    expected, got = everything(Trained(steps=1)), everything(Trained(steps=1, xla=True))
+    measured = [name for name in expected if name.endswith(("/Adam", "/mean", "/var", "_sum"))]
+    assert len(measured) > 50
+    for name in measured:
+        scale = np.abs(expected[name]).max()
+        np.testing.assert_allclose(got[name], expected[name], atol=1e-3 * scale + 1e-7, rtol=0, err_msg=name)
+    assert got["ema_updates"] == 1
 
 
 def test_a_restored_run_continues_bit_for_bit(tmp_path):

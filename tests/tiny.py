@@ -33,6 +33,11 @@ class Trained:
     def read(self, variables):
         return {v.op.name: value for v, value in zip(variables, self.session.run(variables), strict=True)}
 
+    def write(self, values):
+        for variable in self.graph.var_class + self.batch_stats:
+            if variable.op.name in values:
+                variable.load(values[variable.op.name], self.session)
+
     def shadows(self, average, *, stats=False):
         of, variables = (average.batch_stats, self.batch_stats) if stats else (average.weights, self.graph.var_class)
         values = self.session.run([of.average(variable) for variable in variables])
