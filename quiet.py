@@ -5,24 +5,33 @@ import os
 import sys
 import tempfile
 
+from errors import UserError
+
 
 @contextlib.contextmanager
 def captured_stderr():
-    """Within it, what native code writes to file descriptor 2 goes into the yielded list; shown if an error passes."""
+    """Within it, what is written to file descriptor 2 is held back, and shown if an unexpected error passes.
+
+    Yields:
+      A list that holds the lines afterwards.
+    """
     sys.stderr.flush()
     terminal = os.dup(2)
     captured = []
     with tempfile.TemporaryFile() as file:
         os.dup2(file.fileno(), 2)
-        failed = True
+        expected = False
         try:
             yield captured
-            failed = False
+            expected = True
+        except UserError:
+            expected = True  # its sentence says it all
+            raise
         finally:
             sys.stderr.flush()
             os.dup2(terminal, 2)
             os.close(terminal)
             file.seek(0)
             captured.extend(file.read().decode(errors="replace").splitlines())
-            if failed:
+            if not expected:
                 print(*captured, sep="\n", file=sys.stderr)
