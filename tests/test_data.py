@@ -366,7 +366,9 @@ def test_augment_is_a_pure_function_of_its_seed(session, random):
 
 
 @pytest.mark.parametrize(
-    ("count", "batch_size"), [(1, 1), (1, 4), (5, 2), (6, 3), (7, 10), (12, 12), (11, 4)], ids=lambda value: str(value)
+    ("count", "batch_size"),
+    [(1, 1), (1, 4), (5, 2), (6, 3), (7, 10), (12, 12), (12, 5), (11, 4)],
+    ids=lambda value: str(value),
 )
 def test_map_images_reaches_exactly_the_first_images_in_order(session, random, count, batch_size):
     images = random.integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
