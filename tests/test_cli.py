@@ -197,7 +197,7 @@ def test_interrupted_run_says_how_to_go_on_and_goes_on_to_the_end(start, run, tm
     wait_for(process, "epoch  ")
     process.stdout.readline()  # the first evaluation
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=120)
     assert process.returncode == 130
     resume = f"python train.py --resume --run_dir {directory}"
     assert_one_sentence(stderr, "Ctrl-C", "checkpoint saved", resume)
@@ -209,7 +209,7 @@ def test_interrupted_run_says_how_to_go_on_and_goes_on_to_the_end(start, run, tm
     wait_for(process, f"resumed at step {first}")
     wait_for(process, "epoch  ")
     process.terminate()
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=120)
     assert process.returncode == 143
     assert_one_sentence(stderr, "SIGTERM", resume)
     second = int(re.search(r"at step (\d+)", stderr)[1])
@@ -230,7 +230,7 @@ def test_interrupt_while_tensorflow_is_imported_is_one_sentence(start, tmp_path)
     process = start("train.py", *TINY_RUN, "--run_dir", tmp_path / "run")
     time.sleep(1)  # the import takes several
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=120)
     assert process.returncode == 130
     assert_one_sentence(stderr, "interrupted")
     assert list(tmp_path.iterdir()) == []
@@ -243,7 +243,7 @@ def test_reader_that_goes_away_does_not_end_the_run(start, tmp_path):
     process.stdout.readline()
     process.stdout.close()
     stderr = process.stderr.read()
-    assert process.wait(timeout=60) == 0, stderr
+    assert process.wait(timeout=120) == 0, stderr
     assert stderr == ""
     assert len(read_rows(directory)) == 2
     assert (directory / "summary.json").exists()
