@@ -35,9 +35,13 @@ def print_table(args):
     """Prints one row per classifier, in the format asked for."""
     with Trained(args.run_dir, args.data_dir) as run:
         rows = measures.compare({label: run.logits(label) for label in run.graph.logits}, run.dataset.test.labels)
-    if args.format == "json":
+    print_rows(rows, args.format)
+
+
+def print_rows(rows, style):
+    if style == "json":
         print(json.dumps(rows, indent=2))
-    elif args.format == "csv":
+    elif style == "csv":
         writer = csv.DictWriter(sys.stdout, rows[0].keys(), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
@@ -50,7 +54,7 @@ def print_table(args):
 def as_text(rows):
     """The table for a terminal: accuracy and interval in percent, flips and p-value against raw."""
     width = max(len(row["label"]) for row in rows)
-    lines = [f"{'classifier':<{width}}  accuracy      95% interval    loss    ece  fixed  broken  p-value"]
+    lines = [f"{'classifier':<{width}}  accuracy       95% interval    loss    ece  fixed  broken  p-value"]
     for row in rows:
         against = ("    -", "     -", "      -")
         if row["p_value"] is not None:

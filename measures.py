@@ -32,7 +32,10 @@ def mcnemar_p_value(fixed, broken):
       min(1, 2 P(X <= min(fixed, broken))) for X binomial (fixed + broken, 1/2).
     """
     flips = fixed + broken
-    tail = sum(math.comb(flips, k) for k in range(min(fixed, broken) + 1))
+    tail = ways = 1
+    for k in range(1, min(fixed, broken) + 1):
+        ways = ways * (flips - k + 1) // k  # of k heads, from those of k - 1
+        tail += ways
     return min(1.0, 2 * tail / 2**flips)  # integers of any size: no underflow
 
 

@@ -22,6 +22,7 @@ import io
 import json
 import logging
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -147,7 +148,13 @@ def naming(path):
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None
     except tf.errors.OpError as error:
-        raise OSError(None, error.message.splitlines()[0].rpartition("; ")[2], str(path)) from None
+        raise OSError(None, _reason(error), str(path)) from None
+
+
+def _reason(error):
+    """What went wrong, out of the many lines of a TensorFlow error: "<file>; <reason>" is one of them."""
+    found = re.search("; (.+)$", error.message, re.MULTILINE)
+    return found[1] if found else error.message.splitlines()[0]
 
 
 def write_json(path, value):
@@ -343,7 +350,7 @@ def restore_checkpoint(path, saver, session):
                 saver.restore(session, str(checkpoint / "model"))
                 return json.loads((checkpoint / "state.json").read_text())
             except tf.errors.OpError as error:  # whole, but of another graph
-                reason = error.message.splitlines()[0]
+                reason = _reason(error)
         log.warning(f"{checkpoint} is damaged ({reason}): passing over it")
     raise _unusable(path)
 

@@ -16,8 +16,12 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
+import flags
+import runs
+import train
 from data import CLASSES
 from runs import log
+from trained import Trained
 
 tf.disable_eager_execution()  # as train.py does
 
@@ -198,3 +202,58 @@ def finished_run(run, tmp_path_factory):
     result = run("train.py", *TINY_RUN, "--ema_decay", "0.90", "--epochs", 2, "--run_dir", directory)
     assert result.returncode == 0, result.stderr
     return directory, result.stdout
+
+
+@pytest.fixture(scope="session")
+def forked(tmp_path_factory):
+    """As `run`, in processes forked after TensorFlow's import, which run the Python source `before` first.
+
+    A negative return code is the signal that ended it.
+    """
+    server = subprocess.Popen(
+        [sys.executable, ROOT / "tests" / "forking.py"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "CUDA_VISIBLE_DEVICES": "-1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+    def forked(script, *arguments, before=""):
+        folder = tmp_path_factory.mktemp("forked")
+        argv, stdout, stderr = list(map(str, arguments)), folder / "stdout", folder / "stderr"
+        job = {"script": str(script), "argv": argv, "before": before, "stdout": str(stdout), "stderr": str(stderr)}
+        print(json.dumps(job), file=server.stdin, flush=True)
+        status = int(server.stdout.readline())
+        return subprocess.CompletedProcess([script, *argv], status, stdout.read_text(), stderr.read_text())
+
+    yield forked
+    server.stdin.close()
+    server.kill()
+    server.wait()
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory):
+    """The directory of a run of TINY_RUN with several averages and every batch-statistics policy; for reading only."""
+    directory = tmp_path_factory.mktemp("trained") / "run"
+    averages = "--ema_decay 0.90 0.80 --ema_batch_stats averaged raw recomputed --ema_power 0.05 0.1 0.15"
+    before = log.handlers[:], log.level, log.propagate
+    train.main(flags.parse([*TINY_RUN, *shlex.split(averages), "--epochs", "2", "--run_dir", str(directory)]))
+    log.handlers[:], log.level, log.propagate = before
+    return directory
+
+
+@pytest.fixture(scope="session")
+def shared_trained(trained_run):
+    """trained.Trained of `trained_run`; see `trained`."""
+    with Trained(trained_run) as trained:
+        yield trained
+
+
+@pytest.fixture
+def trained(shared_trained):
+    """trained.Trained of `trained_run`, its last checkpoint restored."""
+    runs.restore_checkpoint(shared_trained.path, shared_trained.graph.saver, shared_trained.session)
+    return shared_trained
