@@ -1,5 +1,6 @@
 """How every command here fails: one sentence on stderr, no traceback, an exit status that scripts can read."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -13,6 +14,14 @@ class UserError(Exception):
     def __init__(self, sentence, status=1):
         super().__init__(sentence)
         self.status = status
+
+
+def end_quietly(kind, error, traceback):
+    """A sys.excepthook: Ctrl-C while modules are imported is no failure to trace."""
+    if kind is not KeyboardInterrupt:
+        return sys.__excepthook__(kind, error, traceback)
+    print(f"{Path(sys.argv[0]).name}: interrupted before there was anything to save", file=sys.stderr, flush=True)
+    os._exit(130)  # Python itself would end by the signal, which is no exit status
 
 
 def or_exit(function, *args):

@@ -76,8 +76,15 @@ class Formatter(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action)
 
 
+class Parser(argparse.ArgumentParser):
+    """Answers a mistake with one line, not with the usage of thirty flags."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message} (every flag: python {self.prog} --help)\n")
+
+
 def build_parser():
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="train.py",
         description="Train a CIFAR-10 classifier and compare its raw weights with their exponential moving average.",
         formatter_class=Formatter,
@@ -88,8 +95,8 @@ def build_parser():
         "--dataset", choices=["cifar10", "synthetic"], default="cifar10", help="synthetic needs no network"
     )
     data.add_argument("--data_dir", metavar="DIR", help="TFDS directory (default: TFDS's own, so TFDS_DATA_DIR works)")
-    data.add_argument("--train_size", metavar="N", type=count, help="use only the first N training images")
-    data.add_argument("--test_size", metavar="N", type=count, help="use only the first N test images")
+    data.add_argument("--train_size", metavar="N", type=count, help="only the first N training images (default: all)")
+    data.add_argument("--test_size", metavar="N", type=count, help="only the first N test images (default: all)")
     data.add_argument("--augment", action="store_true", help="flip and shift the training images at random")
 
     model = parser.add_argument_group("model")
@@ -223,7 +230,7 @@ def parse(argv=None):
             name for name, value in vars(saved).items() if getattr(flags, name) != value and name not in may_change
         ]
         if changed:
-            was = ", ".join(f"--{name} {getattr(saved, name)}" for name in changed)
+            was = ", ".join(" ".join(as_argv({name: getattr(saved, name)})) or f"no --{name}" for name in changed)
             raise UserError(
                 f"{flags.run_dir} was trained with {was}: resume it with the same, or start a new --run_dir", 2
             )

@@ -24,7 +24,7 @@ def captured_stderr():
         try:
             yield captured
             expected = True
-        except UserError:
+        except (UserError, KeyboardInterrupt):
             expected = True  # its sentence says it all
             raise
         finally:

@@ -13,10 +13,11 @@ from the shadow variables through a custom getter.
 import sys
 
 import flags as command_line
-from errors import UserError, or_exit
+from errors import UserError, end_quietly, or_exit
 from quiet import captured_stderr
 
 if __name__ == "__main__":
+    sys.excepthook = end_quietly
     FLAGS = or_exit(command_line.parse)  # before TensorFlow's import, which takes seconds
     if "seeds" in FLAGS:
         import seeds
