@@ -16,9 +16,8 @@ def rows(run_dir):
 
 def main(run_dirs):
     # The raw weights of one seed are the same whatever averages are tracked beside them: one row is enough.
-    found = sorted(
-        {row for run_dir in run_dirs for row in rows(run_dir)}, key=lambda row: (row[0], row[1] != "-", row[1])
-    )
+    found = dict.fromkeys(row for run_dir in run_dirs for row in rows(run_dir))
+    found = sorted(found, key=lambda row: (row[0], row[1] != "-", row[1]))
     epochs = len(found[0][3])
     print("| seed | `--ema_start` | classifier |" + "".join(f" epoch {epoch + 1} |" for epoch in range(epochs)))
     print("|---|---|---|" + "---:|" * epochs)
