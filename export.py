@@ -197,7 +197,7 @@ def read_manifest(directory):
     remedy = "name a directory that evaluate.py export has written"
     try:
         manifest = json.loads((directory / "manifest.json").read_text())
-        label, expected = str(manifest["classifier"]), manifest["sha256"]
+        label, expected = str(manifest["classifier"]), dict(manifest["sha256"])
     except OSError:
         raise UserError(f"{directory} holds no readable manifest.json: {remedy}") from None
     except (ValueError, TypeError, KeyError):

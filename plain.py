@@ -31,7 +31,11 @@ class Plain:
         with tf.Graph().as_default():
             self.images = tf.placeholder(tf.uint8, [None, *data.IMAGE_SHAPE], name="images")
             dtype = tf.as_dtype(run.config["precision"])
-            logits = classifier(data.to_float(self.images), phase=False, width=run.flags.width, dtype=dtype)
+            count = tf.shape(self.images)[0]
+            # TensorFlow's convolution fails on an empty batch: it gets one black image, whose logits are cut off.
+            padded = tf.pad(self.images, [[0, tf.maximum(0, 1 - count)], [0, 0], [0, 0], [0, 0]])
+            x = data.to_float(tf.ensure_shape(padded, self.images.shape))
+            logits = classifier(x, phase=False, width=run.flags.width, dtype=dtype)[:count]
             ids = tf.argmax(logits, 1)
             self.outputs = {
                 "probabilities": tf.nn.softmax(logits),
