@@ -73,7 +73,7 @@ class Decoder:
         if content[:3] == b"\xff\xd8\xff":
             height, width, _ = self.run(self.jpeg_shape, content)
             return int(width), int(height)
-        if content[:8] == b"\x89PNG\r\n\x1a\n":
+        if content[:4] == b"\x89PNG":
             return struct.unpack_from(">II", content, 16)
         if content[:4] == b"GIF8":
             return struct.unpack_from("<HH", content, 6)
