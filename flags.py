@@ -80,6 +80,7 @@ class Parser(argparse.ArgumentParser):
     """Answers a mistake with one line, not with the usage of thirty flags."""
 
     def error(self, message):
+        message = " ".join(message.split())  # what was typed may hold line breaks
         self.exit(2, f"{self.prog}: {message} (every flag: python {self.prog} --help)\n")
 
 
@@ -270,7 +271,7 @@ def load_config(run_dir):
         raise UserError(
             f"{run_dir} holds no run (no readable config.json): start one with python train.py --run_dir {run_dir}"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(run_dir, error) from None
 
 
@@ -314,6 +315,7 @@ class _QuietParser:
             raise ValueError(message)
 
         parser.error = error
+        parser.print_help = lambda: error("it asks for help")
         return parser.parse_args(argv)
 
 

@@ -124,7 +124,7 @@ def read_run(path):
     try:
         lines = file.read_text().splitlines() if file.exists() else []
         rows = [check_row(json.loads(line)) for line in _without_torn_end(lines)]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(f"{file} is damaged ({error}): restore it from a copy, or leave {path} out") from None
     if not rows:
         raise UserError(f"{path} holds no evaluation yet: let it train with --resume, or leave it out")
@@ -135,7 +135,7 @@ def _without_torn_end(lines):
     """The lines without a last one that a crash cut short, which is no damage; any other is."""
     try:
         json.loads(lines[-1] if lines else "null")
-    except ValueError:
+    except (ValueError, RecursionError):
         return lines[:-1]
     return lines
 

@@ -43,6 +43,15 @@ def rows_without_timings(directory):
     ]
 
 
+@pytest.fixture(scope="module")
+def reference(forked, tmp_path_factory):
+    """The directory of a run that nothing happened to; for reading only."""
+    directory = tmp_path_factory.mktemp("reference") / "run"
+    result = forked("train.py", *TRAINING, "--ema_decay", "0.90", "--run_dir", directory)
+    assert result.returncode == 0, result.stderr
+    return directory
+
+
 def predictions(directory):
     with np.load(directory / "predictions.npz", allow_pickle=False) as saved:
         return dict(saved)
@@ -112,7 +121,7 @@ loop.Run.predict = interrupted
 """
 
 
-def test_full_disk_and_a_signal_cost_no_more_than_the_work_since_the_last_checkpoint(forked, finished_run, tmp_path):
+def test_full_disk_and_a_signal_cost_no_more_than_the_work_since_the_last_checkpoint(forked, reference, tmp_path):
     directory = tmp_path / "run"
     argv = [*TRAINING, "--ema_decay", "0.90", "--run_dir", directory]
     for name, function, size in STAGES:
@@ -128,8 +137,8 @@ def test_full_disk_and_a_signal_cost_no_more_than_the_work_since_the_last_checkp
     assert_one_sentence(result, 143, "SIGTERM at step 16, checkpoint saved", f"{RESUME} {directory}")
     result = forked("train.py", *argv)
     assert result.returncode == 0, result.stderr
-    assert rows_without_timings(directory) == rows_without_timings(finished_run[0])
-    expected = predictions(finished_run[0])
+    assert rows_without_timings(directory) == rows_without_timings(reference)
+    expected = predictions(reference)
     for label, logits in predictions(directory).items():
         np.testing.assert_array_equal(logits, expected[label])
 
@@ -193,9 +202,9 @@ def test_first_signal_is_noted_and_the_second_ends_the_process_at_once(number):
 # Two processes
 
 
-def test_second_process_is_refused_and_reading_is_not(forked, finished_run, tmp_path):
+def test_second_process_is_refused_and_reading_is_not(forked, reference, tmp_path):
     directory = tmp_path / "run"
-    shutil.copytree(finished_run[0], directory)
+    shutil.copytree(reference, directory)
     runs._lock(directory)  # this process is the first
     before = contents(directory)
     result = forked("train.py", "--resume", "--run_dir", directory, "--epochs", "3")
@@ -236,20 +245,20 @@ def flip_bit(file):
     file.write_bytes(content)
 
 
-def test_damaged_newest_checkpoint_is_told_and_the_run_ends_the_same(forked, finished_run, tmp_path):
+def test_damaged_newest_checkpoint_is_told_and_the_run_ends_the_same(forked, reference, tmp_path):
     directory = tmp_path / "run"
-    shutil.copytree(finished_run[0], directory)
+    shutil.copytree(reference, directory)
     flip_bit(runs.checkpoints(directory)[-1] / "model.data-00000-of-00001")
     result = forked("train.py", "--resume", "--run_dir", directory)
     assert result.returncode == 0, result.stderr
     assert "step-000000016 is damaged" in result.stdout
     assert "resumed at step 8" in result.stdout
-    assert rows_without_timings(directory) == rows_without_timings(finished_run[0])
+    assert rows_without_timings(directory) == rows_without_timings(reference)
 
 
-def test_no_whole_checkpoint_is_one_sentence_and_nothing_changes(forked, finished_run, tmp_path):
+def test_no_whole_checkpoint_is_one_sentence_and_nothing_changes(forked, reference, tmp_path):
     directory = tmp_path / "run"
-    shutil.copytree(finished_run[0], directory)
+    shutil.copytree(reference, directory)
     for checkpoint in runs.checkpoints(directory):
         flip_bit(checkpoint / "state.json")
     before = contents(directory)
