@@ -126,8 +126,8 @@ def dropout(x, phase, rate=DROPOUT_RATE, seed=None):
     words = tf2.random.stateless_uniform([(size + 1) // 2], seed, None, None, tf.int32, alg="philox")
     bits = tf.reshape(tf.reshape(tf.bitcast(words, tf.uint16), [-1])[:size], tf.shape(x))
     threshold = min(round(rate * 2**16), 2**16 - 1)
-    scale = 1 / (1 - threshold / 2**16)
-    return x * tf.cast(bits >= threshold, x.dtype) * tf.cast(scale, x.dtype)
+    mask = tf.cast(bits >= threshold, x.dtype) * tf.cast(1 / (1 - threshold / 2**16), x.dtype)
+    return x * mask
 
 
 def classifier(
