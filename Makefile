@@ -13,7 +13,7 @@ train: .venv/runtime
 
 # Synthetic data, no network, under two minutes on two cores.
 demo: .venv/runtime
-	$(RUN) train.py --dataset synthetic --width 0.25 --epochs 8 --ema_decay 0.99 $(ARGS)
+	$(RUN) train.py --dataset synthetic --width 0.25 --epochs 6 --ema_decay 0.99 $(ARGS)
 
 test: .venv/development
 	$(RUN) -m pytest $(ARGS)
