@@ -5,7 +5,7 @@ PYTHON ?= python3
 RUN := .venv/bin/python
 ARGS ?=
 
-.PHONY: train demo test lint bench clean
+.PHONY: train demo test test-slow lint bench clean
 
 # CIFAR-10 with the guide's settings. ARGS="--epochs 5" and the like are passed on.
 train: .venv/runtime
@@ -16,7 +16,11 @@ demo: .venv/runtime
 	$(RUN) train.py --dataset synthetic --width 0.25 --epochs 6 --ema_decay 0.99 $(ARGS)
 
 test: .venv/development
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest -m "not slow" $(ARGS)
+
+# What takes minutes: thirty kills, memory over thousands of steps, the benchmark's driver.
+test-slow: .venv/development
+	$(RUN) -m pytest -m slow $(ARGS)
 
 lint: .venv/development
 	.venv/bin/ruff check .
