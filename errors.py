@@ -1,8 +1,11 @@
 """How every command here fails: one sentence on stderr, no traceback, an exit status that scripts can read."""
 
+import errno
 import os
 import sys
 from pathlib import Path
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class UserError(Exception):
@@ -34,6 +37,8 @@ def or_exit(function, *args):
         sentence, status = "interrupted before there was anything to save", 130
     except OSError as error:  # a full disk, a missing permission
         sentence, status = f"{error.filename}: {error.strerror}" if error.filename else error, 1
+        if error.errno in FULL:
+            sentence = f"{sentence}: make room, then run the same command again"
     print(f"{Path(sys.argv[0]).name}: {' '.join(str(sentence).split())}", file=sys.stderr)
     sys.exit(status)
 

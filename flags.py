@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import re
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ MAY_CHANGE = {"run_dir", "resume", "epochs", "data_dir", "device", "xla", "steps
 
 
 DEFAULT_DECAY = "0.998"
+MAX_DECAY = 1 - 2**-25  # what lies above is 1 in float32
 
 
 class Decay(float):
@@ -35,7 +37,8 @@ def number(convert, low, high=math.inf, *, above=False, below=True):
         try:
             value = convert(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number in {bounds}") from None
+            kind = "whole number" if convert is int else "number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not a {kind} in {bounds}") from None
         if not (value > low if above else value >= low) or not (value < high if below else value <= high):
             raise argparse.ArgumentTypeError(f"{text} is not in {bounds}")
         return value
@@ -167,7 +170,7 @@ def build_parser():
         "--ema_power",
         metavar="WIDTH",
         nargs="+",
-        type=number(float, 0, 0.28, above=True),
+        type=_width,
         help="also track power-function averages of these relative widths, for evaluate.py posthoc",
     )
     ema.add_argument(
@@ -204,8 +207,18 @@ def build_parser():
 
 
 def _decay(text):
-    number(float, 0, 1)(text)
+    """Plain digits, because the text names variables; below 1 in float32 too, or the shadow would never move."""
+    decay = number(float, 0, 1)(text)
+    if not re.fullmatch(r"[0-9]*\.?[0-9]*([eE]-?[0-9]+)?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not written as a plain number, such as 0.998")
+    if decay >= MAX_DECAY:
+        raise argparse.ArgumentTypeError(f"{text} is 1 in float32: the average would never move")
     return Decay(text)
+
+
+def _width(text):
+    """A relative width, to the digits that name its average."""
+    return float(f"{number(float, 0, 0.28, above=True)(text):g}")
 
 
 def parse(argv=None):
@@ -228,8 +241,12 @@ def parse(argv=None):
         flags = parser.parse_args(argv)
         may_change = MAY_CHANGE | {"seed"} if "seeds" in flags else MAY_CHANGE
         changed = [
-            name for name, value in vars(saved).items() if getattr(flags, name) != value and name not in may_change
+            name
+            for name, value in vars(saved).items()
+            if as_argv({name: getattr(flags, name)}) != as_argv({name: value}) and name not in may_change
         ]
+        if flags.epochs < saved.epochs:
+            parser.error(f"argument --epochs: the run was begun with {saved.epochs}: ask for as many or more")
         if changed:
             was = ", ".join(" ".join(as_argv({name: getattr(saved, name)})) or f"no --{name}" for name in changed)
             raise UserError(
@@ -275,6 +292,18 @@ def load_config(run_dir):
         raise _damaged(run_dir, error) from None
 
 
+def load_precision(run_dir):
+    """The precision that the run in `run_dir` was begun with, which --precision auto would choose anew elsewhere.
+
+    Raises:
+      UserError: as `load_config`.
+    """
+    precision = load_config(run_dir).get("precision")
+    if precision not in ("float32", "bfloat16"):
+        raise _damaged(run_dir, f"its precision is {precision!r}")
+    return precision
+
+
 def load_flags(run_dir):
     """The flags of the run in `run_dir`, checked as if typed.
 
@@ -299,8 +328,9 @@ def as_argv(values):
     for name, value in values.items():
         if value is None or value is False:
             continue
-        parts = value if isinstance(value, list) else [] if value is True else [value]
-        argv += [f"--{name}", *map(str, parts)]
+        parts = list(map(str, value if isinstance(value, list) else [] if value is True else [value]))
+        # A lone value that begins with a dash, such as a directory's name, must not look like a flag.
+        argv += [f"--{name}={parts[0]}"] if len(parts) == 1 and parts[0].startswith("-") else [f"--{name}", *parts]
     return argv
 
 
@@ -324,7 +354,7 @@ class _QuietParser:
 
 
 def build_evaluate_parser():
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="evaluate.py", description="What a run of train.py is worth; its flags are known.", allow_abbrev=False
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -340,10 +370,9 @@ def build_evaluate_parser():
     table.add_argument("--format", choices=["text", "json", "csv"], default="text")
 
     posthoc = add("posthoc", "make power-function averages of any width from a run's snapshots")
-    width = number(float, 0, 0.28, above=True)
-    posthoc.add_argument("--widths", metavar="WIDTH", nargs="+", type=width, help="relative widths to make and test")
+    posthoc.add_argument("--widths", metavar="WIDTH", nargs="+", type=_width, help="relative widths to make and test")
     posthoc.add_argument(
-        "--basis", metavar="WIDTH", nargs="+", type=width, help="tracked widths to make them from (default: all)"
+        "--basis", metavar="WIDTH", nargs="+", type=_width, help="tracked widths to make them from (default: all)"
     )
 
     export = add("export", "write one classifier as a SavedModel that needs nothing of this project")

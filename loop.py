@@ -19,7 +19,10 @@ MAX_SKIPPED = 10  # steps in a row without a finite loss and gradient end the ru
 
 
 def baseline(label):
-    """The raw classifier with the batch-statistics policy of an EMA classifier: what its gain is measured against."""
+    """What the gain of an EMA classifier is measured against: the raw one, with recomputed statistics if it has such.
+
+    The raw weights have no averaged statistics of their own, so "averaged" is measured against plain "raw".
+    """
     return "raw/recomputed" if label.endswith("/recomputed") else "raw"
 
 
@@ -49,7 +52,8 @@ class Run:
         self.training_seconds = state["training_seconds"]  # since the last evaluation
         self.interval_start = state["interval_start"]  # the step of the last evaluation
         self.started = time.monotonic() - state["seconds"]
-        self.rows = state["rows"]
+        self.evaluated = state["rows"]  # before this process
+        self.predictions = {}  # label to test logits, of the last evaluation
 
     def train(self, about):
         """Trains to the last epoch and writes what is left at the end; `about` goes into summary.json.
@@ -58,7 +62,7 @@ class Run:
           UserError: a signal or a failure to write ended the run early; the message says how to go on.
         """
         try:
-            self.metrics = runs.Metrics(self.path, self.rows)
+            self.metrics = runs.Metrics(self.path, self.evaluated)
             runs.forget_after(self.path, self.step)
             self.run()
             self.finish(about)
@@ -118,20 +122,22 @@ class Run:
             self.session.run(self.graph.reset)
             self.training_seconds, self.interval_start = 0.0, self.step
         started, before = time.monotonic(), self.step
-        until = min(self.step + self.flags.steps_per_run, self.next_snapshot(), self.next_checkpoint())
+        until = min(self.step + self.flags.steps_per_run, self.next_boundary(), self.next_checkpoint())
         self.step, skipped_in_a_row = map(int, self.session.run(self.graph.train, {self.graph.until: until}))
         self.training_seconds += time.monotonic() - started
         if skipped_in_a_row >= MAX_SKIPPED:
-            raise UserError(
+            sentence = (
                 f"training stopped at step {self.step}: the loss or its gradients were not finite for {MAX_SKIPPED} "
                 f"steps in a row; start anew with a --learning_rate below {self.flags.learning_rate:g}"
             )
-        if self.graph.averages.powers and self.step == self.next_snapshot(before):
+            log.error(sentence)  # for train.log
+            raise UserError(sentence)
+        if self.graph.averages.powers and self.step == self.next_boundary(before):
             runs.save_snapshot(self.path, self.step, self.snapshot())
         return self.step - before
 
-    def next_snapshot(self, after=None):
-        """The first step after `after` at which the power-function averages are kept, or at least the epoch ends."""
+    def next_boundary(self, after=None):
+        """The first step after `after` at which an epoch ends or the power-function averages are to be kept."""
         after = self.step if after is None else after
         epoch = after // self.epoch_steps
         count = self.flags.snapshots if self.graph.averages.powers else 1
@@ -162,7 +168,8 @@ class Run:
             if self.stop.signal:  # the evaluation is done again on resumption, bit for bit
                 self.stop_early()
             started = time.monotonic()
-            accuracy[label] = float(np.mean(self.predict(label).argmax(1) == self.labels))
+            self.predictions[label] = self.predict(label)
+            accuracy[label] = float(np.mean(self.predictions[label].argmax(1) == self.labels))
             seconds[label] = time.monotonic() - started
         if skipped:
             log.warning(f"{skipped:.0f} of {steps} steps had no finite loss and gradients, and were skipped")
@@ -209,10 +216,8 @@ class Run:
     def finish(self, about):
         """summary.json, predictions.npz, curves.png and the last lines of the log."""
         last = self.metrics.rows[-1]
-        runs.save_arrays(
-            self.path / "predictions.npz",
-            {"labels": self.labels} | {label: self.predict(label) for label in self.graph.logits},
-        )
+        predictions = self.predictions or {label: self.predict(label) for label in self.graph.logits}
+        runs.save_arrays(self.path / "predictions.npz", {"labels": self.labels} | predictions)
         gain = last["ema_accuracy"] - last["raw_accuracy"]
         runs.write_json(
             self.path / "summary.json", {**last, "gain": gain, "parameters": self.graph.parameters, **about}
@@ -225,7 +230,7 @@ class Run:
             log.info(f"seconds per evaluation: {costs}")
         log.info(
             f"done: raw {100 * last['raw_accuracy']:.2f}%, {self.primary} {100 * last['ema_accuracy']:.2f}%, "
-            f"gain {100 * gain:+.2f} after {last['epoch']} epochs; everything is in {self.path}"
+            f"{100 * gain:+.2f} over raw after {last['epoch']} epochs; everything is in {self.path}"
         )
 
     def log_start(self):
@@ -241,8 +246,8 @@ class Run:
             )
             if share > 0.01:
                 log.warning(
-                    f"warning: decay {decay} is long for {self.total_steps} steps: train longer, lower --ema_decay, "
-                    "or use --ema_start unbiased"
+                    f"warning: decay {decay} is long for {self.total_steps} steps: train longer, average over less, "
+                    "or use --ema_start warmup"
                 )
         log.info(f"run        {self.path}" + (f", resumed at step {self.step}" if self.flags.resume else ""))
         columns = "".join(f"  {label:>8}" for label in self.graph.logits)
@@ -276,5 +281,8 @@ def split_gains(accuracy):
             continue
         whole, step = 100 * (value - accuracy["raw"]), 100 * (value - accuracy[reference])
         weights, stats = (step, whole - step) if policy == "recomputed" else (whole - step, step)
-        lines.append(f"{label} over raw: {whole:+.2f} points = {weights:+.2f} weights {stats:+.2f} batch statistics")
+        lines.append(
+            f"{label} over raw: {whole:+.2f} points = {weights:+.2f} weights {stats:+.2f} batch statistics, "
+            f"by way of {reference}"
+        )
     return lines

@@ -90,7 +90,9 @@ def open_directory(run_dir, config, resume=False):
         write_json(path / "config.json", config)
         handlers = [logging.StreamHandler(sys.stdout), logging.FileHandler(path / "train.log")]
     except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}): choose another --run_dir") from None
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}): make room or get access, or choose another --run_dir"
+        ) from None
     logging.raiseExceptions = False  # a closed pipe (| head) must not end a run
     log.setLevel(logging.INFO)
     log.propagate = False
@@ -349,8 +351,11 @@ def restore_checkpoint(path, saver, session):
             try:
                 saver.restore(session, str(checkpoint / "model"))
                 return json.loads((checkpoint / "state.json").read_text())
-            except tf.errors.OpError as error:  # whole, but of another graph
-                reason = _reason(error)
+            except tf.errors.OpError:
+                raise UserError(
+                    f"{checkpoint} is whole, but was written with other flags or by another version of this program: "
+                    f"look at {path / 'config.json'}, and resume it with the version of its git_commit"
+                ) from None
         log.warning(f"{checkpoint} is damaged ({reason}): passing over it")
     raise _unusable(path)
 

@@ -1,7 +1,7 @@
 """Train a CIFAR-10 classifier while an exponential moving average shadows its weights; compare both.
 
     python train.py                                           # CIFAR-10, the guide's settings, 20 epochs
-    python train.py --dataset synthetic --width 0.25 --epochs 4   # no download, a minute on two cores
+    python train.py --dataset synthetic --width 0.25 --epochs 6 --ema_decay 0.99    # no download, two minutes
     python train.py --resume --run_dir runs/20260101-120000    # go on where a run stopped
     python train.py --seeds 0 1 2                             # the same run for three seeds, then a report over them
 
@@ -26,6 +26,7 @@ if __name__ == "__main__":
 
 import functools
 import itertools
+import math
 import platform
 from typing import NamedTuple
 
@@ -75,7 +76,9 @@ def train_step(network, x, labels, optimizer, averages, batch_stats, step):
     var_class = tf.get_collection("trainable_variables", "class")
     gradients = optimizer.compute_gradients(loss, var_class)
     with tf.control_dependencies(tf.get_collection("update_ops")):
-        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(x)) for x in (loss, *(g for g, _ in gradients))])
+        finite = tf.reduce_all(
+            [tf.reduce_all(tf.math.is_finite(value)) for value in (loss, *(g for g, _ in gradients))]
+        )
 
     def update():
         train_op = optimizer.apply_gradients(gradients)
@@ -216,7 +219,12 @@ def decays(flags, train_size):
             raise UserError(
                 f"--ema_horizon {horizon:g} is less than one step: ask for {1 / epoch_steps:.2g} or more", 2
             )
-    return [command_line.Decay(f"{ema.decay_of_horizon(h * epoch_steps):.6g}") for h in flags.ema_horizon]
+    found = [command_line.Decay(f"{ema.decay_of_horizon(h * epoch_steps):.10g}") for h in flags.ema_horizon]
+    if max(found) >= command_line.MAX_DECAY or len(set(found)) < len(found):
+        raise UserError(
+            "--ema_horizon: a decay of 1, or the same decay twice, is no average: ask for other horizons", 2
+        )
+    return found
 
 
 def training_batches(flags, split, step):
@@ -299,7 +307,8 @@ def training_loop(one_step, step, xla):
 def recomputation(flags, network, getter, images):
     """The operation that recomputes the batch statistics of one classifier over the first training images."""
     size = min(flags.recompute_size, images.shape[0])
-    batch_size = min(RECOMPUTE_BATCH, size)
+    batches = math.ceil(size / RECOMPUTE_BATCH)
+    batch_size = size // batches
 
     def one_pass(index, momentum):
         batch = images[index * batch_size : (index + 1) * batch_size]
@@ -314,7 +323,7 @@ def recomputation(flags, network, getter, images):
             momentum=momentum,
         )
 
-    return ema.recompute(one_pass, size // batch_size)
+    return ema.recompute(one_pass, batches)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -329,6 +338,8 @@ def main(flags):
     """
     device = devices.choose(flags.device)
     precision = devices.choose_precision(flags.precision, device)
+    if flags.resume:
+        precision = command_line.load_precision(flags.run_dir)
     flags.steps_per_run = flags.steps_per_run or STEPS_PER_RUN[device.kind]
     runs.check_directory(flags.run_dir, flags.resume)  # before the data is loaded, and perhaps downloaded
     dataset = data.load(flags.dataset, flags.data_dir, flags.train_size, flags.test_size)

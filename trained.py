@@ -25,7 +25,7 @@ class Trained:
         data_dir = data_dir or self.flags.data_dir
         self.dataset = data.load(self.flags.dataset, data_dir, self.flags.train_size, self.flags.test_size)
         with tf.Graph().as_default():
-            self.graph = train.build(self.flags, self.dataset, self.config["precision"])
+            self.graph = train.build(self.flags, self.dataset, command_line.load_precision(run_dir))
             self.session = devices.session()
             with captured_stderr():
                 self.session.run(self.graph.initialize, self.graph.feeds)

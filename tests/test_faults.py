@@ -269,6 +269,22 @@ def test_no_whole_checkpoint_is_one_sentence_and_nothing_changes(forked, referen
         runs.check_directory(directory, resume=True)
 
 
+def test_resumed_run_keeps_the_precision_it_was_begun_with(forked, tmp_path):
+    """--precision auto may choose another on another machine; both ways, so that one differs from what this one has."""
+    argv = [*TINY_RUN, "--precision", "auto", "--epochs", "1"]
+    for precision in ("float32", "bfloat16"):
+        directory = tmp_path / precision
+        chosen = (
+            f"import devices; devices.choose_precision = lambda *_: {precision!r}; import signals; signals.graceful = 0"
+        )
+        assert (
+            forked("train.py", *argv, "--run_dir", directory, before=chosen).returncode == 1
+        )  # right after config.json
+        result = forked("train.py", "--resume", "--run_dir", directory)
+        assert result.returncode == 0, result.stderr
+        assert f"precision  {precision} convolutions" in result.stdout
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # Data (damaged records and metadata are in test_data.py)
 

@@ -69,6 +69,7 @@ command_lines = st.lists(st.one_of(options, options, joined, words.map(lambda wo
 @example(argv=["--epochs", "9" * 5000])
 @example(argv=["--ema_decay"])
 @example(argv=["two\nlines"])
+@example(argv=["--data_dir=-1"])
 def test_command_line_is_understood_or_refused(tmp_path_factory, argv):
     parsed = outcome(flags.parse, argv)
     if parsed is None:

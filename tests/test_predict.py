@@ -345,7 +345,7 @@ def test_recomputed_statistics_are_recomputed(run, tmp_path):
     result = run("evaluate.py", "predict", "--run_dir", directory, image, "--json")
     assert (result.returncode, result.stderr) == (0, "")
     answers = json.loads(result.stdout)["images"][0]["predictions"]
-    with np.load(directory / "predictions.npz") as logits:
+    with np.load(directory / "predictions.npz", allow_pickle=False) as logits:
         for label in ("raw/recomputed", "ema/0.8/recomputed"):
             probability = scipy.special.softmax(logits[label][0].astype(np.float64)).max()
             assert answers[label]["probability"] == pytest.approx(probability, abs=1e-5)
