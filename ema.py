@@ -169,7 +169,8 @@ class MovingAverages:
     Args:
       decays: floats whose str() names them; the first is the primary one.
       start: one of STARTS.
-      every: they are updated every so many steps, with decay^every.
+      every: they are updated every so many steps, with decay^every. A step that is skipped because it is not finite
+        skips the update that falls on it.
       widths: relative widths of the power-function averages to keep too.
       stats_list: batch statistics to average like the weights; none in the guide.
     """

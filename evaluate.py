@@ -6,16 +6,18 @@ python evaluate.py export --run_dir runs/20260101-120000 --output model    # a S
 python evaluate.py predict --run_dir runs/20260101-120000 cat.jpg photos   # raw and EMA side by side
 """
 
+import sys
+
 import flags as command_line
-from errors import UserError, or_exit
+from errors import UserError, end_quietly, or_exit
 from quiet import captured_stderr
 
 if __name__ == "__main__":
+    sys.excepthook = end_quietly
     ARGS = command_line.build_evaluate_parser().parse_args()  # before TensorFlow's import, which takes seconds
 
 import csv
 import json
-import sys
 
 with captured_stderr():
     import tensorflow.compat.v1 as tf
@@ -66,6 +68,7 @@ def as_text(rows):
 
 def sweep_widths(args):
     """Prints test accuracy against relative width; writes posthoc.json and posthoc.png into the run directory."""
+    command_line.load_config(args.run_dir)  # says so where it is no run at all
     snapshots = posthoc.Snapshots(args.run_dir)
     basis = args.basis or snapshots.widths
     unknown = sorted(set(basis) - set(snapshots.widths))
@@ -73,7 +76,9 @@ def sweep_widths(args):
         raise UserError(
             f"--basis {unknown[0]:g} was not tracked: choose from {', '.join(map(str, snapshots.widths))}", 2
         )
-    widths = args.widths or [round(float(width), 3) for width in np.geomspace(0.02, 0.25, 10)]
+    widths = args.widths or [
+        round(float(width), 3) for width in np.geomspace(min(basis) / 2, min(2 * max(basis), 0.25), 10)
+    ]
     checked = sorted(set(snapshots.widths) - set(basis))
     results = {
         "basis": basis,

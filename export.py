@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 import data
+import flags as command_line
 import loop
 import measures
 import runs
@@ -109,7 +110,7 @@ def write(run, label, output):
     try:
         plain.save(beside)
         runs.save_arrays(beside / "weights.npz", plain.weights())
-        verified = verify(beside, run.dataset.test.images, logits, TOLERANCE[run.config["precision"]])
+        verified = verify(beside, run.dataset.test.images, logits, TOLERANCE[command_line.load_precision(run.path)])
         manifest = describe(run, label, logits) | {"verified": verified, "sha256": digests(beside)}
         runs.write_json(beside / "manifest.json", manifest)
         beside.rename(output)

@@ -83,7 +83,7 @@ def batch_norm(x, phase, internal_update=False, momentum=BATCH_NORM_MOMENTUM):
     count = tf.cast(tf.size(images) // channels, tf.float32)
     batch_var *= (count - 1) / count
     updates = [
-        variable.assign(momentum * variable + (1 - momentum) * batch)
+        variable.assign(tf.math.multiply_no_nan(variable, momentum) + (1 - momentum) * batch)
         for variable, batch in ((mean, batch_mean), (var, batch_var))
     ]
     if not internal_update:

@@ -8,6 +8,7 @@ import tensorflow.compat.v1 as tf
 
 import data
 import devices
+import flags as command_line
 import runs
 from model import classifier
 from quiet import captured_stderr
@@ -22,7 +23,7 @@ class Plain:
     Recomputed batch statistics are in no checkpoint: `load_stats` has to bring them.
 
     Args:
-      run: trained.Trained or report.Run: its path, flags and config count.
+      run: trained.Trained or report.Run: its path and flags count.
       label: "raw", "raw/recomputed" or "ema/<decay>/<policy>".
       primary: the text of the primary decay.
     """
@@ -30,7 +31,7 @@ class Plain:
     def __init__(self, run, label, primary):
         with tf.Graph().as_default():
             self.images = tf.placeholder(tf.uint8, [None, *data.IMAGE_SHAPE], name="images")
-            dtype = tf.as_dtype(run.config["precision"])
+            dtype = tf.as_dtype(command_line.load_precision(run.path))
             count = tf.shape(self.images)[0]
             # TensorFlow's convolution fails on an empty batch: it gets one black image, whose logits are cut off.
             padded = tf.pad(self.images, [[0, tf.maximum(0, 1 - count)], [0, 0], [0, 0], [0, 0]])

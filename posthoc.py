@@ -4,6 +4,7 @@ Training keeps snapshots of some power-function averages. A power-function avera
 to a good approximation, a linear combination of them; least squares finds it, with closed-form inner products.
 """
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,7 @@ class Snapshots:
             raise UserError(f"{path} holds no snapshots: train with --ema_power 0.05 0.1 to keep them")
         last = _load(self.files[-1])
         self.widths = sorted({float(key.partition("/")[0]) for key in last if key != "updates"})
-        self.final_time = int(last["updates"])
+        self.final_time = last["updates"]
 
     def tracked(self, width):
         """The average of `width` that training itself kept, at the end: variable name to array."""
@@ -70,7 +71,7 @@ class Snapshots:
         Returns:
           For each width, variable name to float64 array.
         """
-        times = [int(_load(file)["updates"]) for file in self.files]
+        times = [_load(file)["updates"] for file in self.files]
         grid = [(time, power_gamma(width)) for time in times for width in basis]
         shares = [coefficients(*zip(*grid, strict=True), self.final_time, power_gamma(width)) for width in widths]
         results = [{} for _ in widths]
@@ -93,8 +94,10 @@ def relative_error(weights, reference):
 def _load(file):
     try:
         with np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (OSError, ValueError, KeyError) as error:
+            found = dict(arrays)
+        found["updates"] = int(found["updates"])
+        return found
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{file} is damaged ({error}): delete it, the other snapshots may suffice") from None
 
 

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import flags
@@ -243,3 +244,37 @@ def test_damaged_config_is_told(tmp_path, content):
         flags.parse(["--resume", "--run_dir", str(tmp_path)])
     assert caught.value.status == 1
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["+0.5", "0.5 ", "0_5", "\u0660.\u0665", "-0.0"])
+def test_a_decay_that_could_not_name_a_variable_is_refused(text, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        flags.parse(["--ema_decay", text])
+    assert exit_info.value.code == 2
+    assert "--ema_decay" in capsys.readouterr().err
+
+
+def test_a_decay_that_is_one_in_float32_is_refused():
+    assert np.float32(flags.MAX_DECAY) == 1 > np.float32(np.nextafter(flags.MAX_DECAY, 0))
+    with pytest.raises(SystemExit):
+        flags.parse(["--ema_decay", "0.99999999"])
+    assert flags.parse(["--ema_decay", "0.9999999"]).ema_decay == [0.9999999]
+
+
+def test_power_widths_with_one_name_are_refused():
+    with pytest.raises(SystemExit):
+        flags.parse(["--ema_power", "0.05", "0.0500000001"])
+
+
+def test_resuming_with_the_same_decay_typed_otherwise_is_refused(saved):
+    """The text names variables and labels: under another they would not be found."""
+    run_dir = saved("--ema_decay", "0.9")
+    with pytest.raises(UserError, match=r"--ema_decay 0\.9:"):
+        flags.parse(["--resume", "--run_dir", str(run_dir), "--ema_decay", "0.90"])
+
+
+def test_resuming_for_fewer_epochs_is_refused(saved):
+    run_dir = saved("--epochs", "3")
+    with pytest.raises(SystemExit):
+        flags.parse(["--resume", "--run_dir", str(run_dir), "--epochs", "2"])
+    assert flags.parse(["--resume", "--run_dir", str(run_dir), "--epochs", "4"]).epochs == 4

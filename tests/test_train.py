@@ -7,9 +7,11 @@ from tiny import Trained
 
 import data
 import ema
+import flags as command_line
 import loop
 import model
 import train
+from errors import UserError
 
 
 def everything(run):
@@ -133,13 +135,33 @@ def test_an_epoch_uses_every_image_once():
         ({"raw": 0.5, "ema/0.9/raw": 0.6}, []),
         (
             {"raw": 0.5, "raw/recomputed": 0.55, "ema/0.9/recomputed": 0.7},
-            ["ema/0.9/recomputed over raw: +20.00 points = +15.00 weights +5.00 batch statistics"],
+            [
+                "ema/0.9/recomputed over raw: +20.00 points = +15.00 weights +5.00 batch statistics, "
+                "by way of raw/recomputed"
+            ],
         ),
         (
             {"raw": 0.5, "ema/0.9/raw": 0.6, "ema/0.9/averaged": 0.7},
-            ["ema/0.9/averaged over raw: +20.00 points = +10.00 weights +10.00 batch statistics"],
+            [
+                "ema/0.9/averaged over raw: +20.00 points = +10.00 weights +10.00 batch statistics, "
+                "by way of ema/0.9/raw"
+            ],
         ),
     ],
 )
 def test_gains_are_split_into_weights_and_batch_statistics(accuracy, expected):
     assert loop.split_gains(accuracy) == expected
+
+
+@pytest.mark.parametrize("epochs", [0.64, 100, 1000])
+def test_a_horizon_is_kept_to_many_digits(epochs):
+    flags = command_line.parse(["--ema_horizon", str(epochs)])
+    (decay,) = train.decays(flags, 50_000)
+    assert 1 / (1 - decay) == pytest.approx(epochs * 50_000 / 64, rel=1e-3)
+    assert epochs != 0.64 or str(decay) == "0.998"
+
+
+@pytest.mark.parametrize("horizons", [["1e9"], ["0.0001"], ["1000", "1000.0001"]])
+def test_horizons_that_are_no_averages_are_refused(horizons):
+    with pytest.raises(UserError, match="--ema_horizon"):
+        train.decays(command_line.parse(["--ema_horizon", *horizons]), 50_000)
