@@ -245,8 +245,6 @@ def parse(argv=None):
             for name, value in vars(saved).items()
             if as_argv({name: getattr(flags, name)}) != as_argv({name: value}) and name not in may_change
         ]
-        if flags.epochs < saved.epochs:
-            parser.error(f"argument --epochs: the run was begun with {saved.epochs}: ask for as many or more")
         if changed:
             was = ", ".join(" ".join(as_argv({name: getattr(saved, name)})) or f"no --{name}" for name in changed)
             raise UserError(

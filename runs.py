@@ -324,6 +324,11 @@ def checkpoints(path):
     return sorted(Path(path).glob("checkpoints/step-*"))
 
 
+def last_step(path):
+    """The step of a run's newest checkpoint, 0 where there is none."""
+    return max((int(checkpoint.name.removeprefix("step-")) for checkpoint in checkpoints(path)), default=0)
+
+
 def damage(checkpoint):
     """What is wrong with a checkpoint, in words; None where every file is what was written."""
     try:

@@ -347,6 +347,10 @@ def main(flags):
         raise UserError(
             f"--batch_size {flags.batch_size} is more than the {len(dataset.train.labels)} training images", 2
         )
+    epoch_steps = len(dataset.train.labels) // flags.batch_size
+    if flags.resume and runs.last_step(flags.run_dir) > flags.epochs * epoch_steps:
+        done = runs.last_step(flags.run_dir) / epoch_steps
+        raise UserError(f"--epochs {flags.epochs}: {flags.run_dir} is trained for {done:.4g} already: ask for more", 2)
     with tf.Graph().as_default():
         graph = build(flags, dataset, precision, devices.choose_xla(flags.xla, device))
         path = runs.open_directory(flags.run_dir, config(flags, device, precision), flags.resume)

@@ -4,6 +4,7 @@ import json
 import re
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from conftest import TINY_RUN
@@ -215,6 +216,10 @@ def test_interrupted_run_says_how_to_go_on_and_goes_on_to_the_end(start, run, tm
     second = int(re.search(r"at step (\d+)", stderr)[1])
     assert second >= first
 
+    result = run(*resume.split()[1:], "--epochs", 1)
+    assert result.returncode == 2
+    assert_one_sentence(result.stderr, "--epochs 1", "already")
+
     epochs = second // STEPS_PER_EPOCH + 2
     result = run(*resume.split()[1:], "--epochs", epochs)
     assert result.returncode == 0, result.stderr
@@ -228,7 +233,9 @@ def test_interrupted_run_says_how_to_go_on_and_goes_on_to_the_end(start, run, tm
 
 def test_interrupt_while_tensorflow_is_imported_is_one_sentence(start, tmp_path):
     process = start("train.py", *TINY_RUN, "--run_dir", tmp_path / "run")
-    time.sleep(1)  # the import takes several
+    maps = Path(f"/proc/{process.pid}/maps")
+    while "tensorflow" not in maps.read_text():  # the import takes seconds from here
+        time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 130
