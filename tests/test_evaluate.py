@@ -114,6 +114,7 @@ def test_posthoc_of_a_width_that_was_not_tracked_is_refused(opened):
 
 
 def test_posthoc_without_snapshots_names_the_flag(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"flags": {}}))
     with pytest.raises(UserError, match="--ema_power"):
         evaluate.sweep_widths(SimpleNamespace(run_dir=tmp_path))
 
