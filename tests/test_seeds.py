@@ -3,12 +3,13 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 
 import pytest
-from conftest import TINY_RUN
+from conftest import ROOT, TINY_RUN
 
 import flags
 import seeds
@@ -180,6 +181,18 @@ def test_a_signal_reaches_the_run_once_and_waits_for_it(tmp_path, number):
     code = WAIT_FOR_SIGNALS.format(number=int(number))
     assert seeds.run_to_end([sys.executable, "-c", code, str(tmp_path / "ready")]) == 101
     assert signal.getsignal(number) is before
+
+
+def test_ctrl_c_in_a_terminal_reaches_the_run_once_too(tmp_path):
+    """A terminal sends it to every process of the foreground group."""
+    ready = tmp_path / "ready"
+    run = [sys.executable, "-c", WAIT_FOR_SIGNALS.format(number=int(signal.SIGINT)), str(ready)]
+    series = "import sys, seeds; sys.exit(seeds.run_to_end(sys.argv[1:]))"
+    process = subprocess.Popen([sys.executable, "-c", series, *run], cwd=ROOT, start_new_session=True)
+    while process.poll() is None and not ready.exists():
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=60) == 101
 
 
 def test_a_signal_that_comes_too_late_for_the_run_ends_the_series(tmp_path):
