@@ -321,7 +321,7 @@ def save_checkpoint(path, saver, session, state):
 
 def checkpoints(path):
     """The checkpoint directories of a run, oldest first."""
-    return sorted(Path(path).glob("checkpoints/step-*"))
+    return sorted(Path(path).glob("checkpoints/step-" + 9 * "[0-9]"))  # not a copy that someone put beside them
 
 
 def last_step(path):

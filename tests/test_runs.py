@@ -354,3 +354,12 @@ def test_sums_are_what_coreutils_reads(model, path):
         "model.index",
         "state.json",
     }
+
+
+def test_copy_of_a_checkpoint_under_another_name_is_none(model, path):
+    model.save(10)
+    (path / "checkpoints" / "step-000000010").rename(path / "checkpoints" / "step-000000020.bak")
+    assert runs.checkpoints(path) == []
+    model.save(15)
+    assert model.restored() == 15
+    assert (path / "checkpoints" / "step-000000020.bak").is_dir()
