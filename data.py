@@ -38,6 +38,7 @@ class Dataset(NamedTuple):
     train: Split
     test: Split
     source: str  # for the log: what and from where
+    validation: Split | None = None  # held out of `train`, where that was asked for
 
 
 def load(name, data_dir=None, train_size=None, test_size=None):
@@ -54,6 +55,43 @@ def load(name, data_dir=None, train_size=None, test_size=None):
             raise UserError(f"--{split}_size {size} is more than the {available} images there are: ask for fewer", 2)
     train, test = (Split(*(array[: sizes[split]] for array in splits[split])) for split in ("train", "test"))
     return Dataset(train, test, f"{source}, {len(train.labels)} training and {len(test.labels)} test images")
+
+
+def hold_out(dataset, size):
+    """Moves the last `size` training images to `validation`; with size 0 the data set stays as it is.
+
+    Raises:
+      UserError: no training image would be left.
+    """
+    if not size:
+        return dataset
+    kept = len(dataset.train.labels) - size
+    if kept < 1:
+        raise UserError(f"--validation_size {size} leaves none of {kept + size} training images: hold out fewer", 2)
+    train, validation = Split(*(a[:kept] for a in dataset.train)), Split(*(a[kept:] for a in dataset.train))
+    source = f"{dataset.source}; the last {size} training images are held out for validation"
+    return dataset._replace(train=train, validation=validation, source=source)
+
+
+def replace_labels(labels, share, seed):
+    """Symmetric label noise: round(share N) labels, each replaced by one of the nine others, all equally likely.
+
+    Args:
+      labels: [N] int64.
+      share: in [0, 1].
+      seed: Python int; which labels and by what is a pure function of (labels, share, seed), and a larger share
+        replaces those of a smaller one and more.
+
+    Returns:
+      [N] int64.
+    """
+    random = np.random.default_rng([seed, 11])
+    which = random.permutation(len(labels))
+    others = (labels + random.integers(1, len(CLASSES), len(labels))) % len(CLASSES)
+    noisy = labels.copy()
+    chosen = which[: round(share * len(labels))]
+    noisy[chosen] = others[chosen]
+    return noisy
 
 
 def _cifar10(data_dir):

@@ -10,7 +10,17 @@ from pathlib import Path
 from errors import UserError
 
 # What may differ between a run and its resumption; every other flag shapes the numbers.
-MAY_CHANGE = {"run_dir", "resume", "epochs", "data_dir", "device", "xla", "steps_per_run", "checkpoint_every"}
+MAY_CHANGE = {
+    "run_dir",
+    "resume",
+    "epochs",
+    "lr_cooldown",
+    "data_dir",
+    "device",
+    "xla",
+    "steps_per_run",
+    "checkpoint_every",
+}
 
 
 DEFAULT_DECAY = "0.998"
@@ -101,6 +111,20 @@ def build_parser():
     data.add_argument("--data_dir", metavar="DIR", help="TFDS directory (default: TFDS's own, so TFDS_DATA_DIR works)")
     data.add_argument("--train_size", metavar="N", type=count, help="only the first N training images (default: all)")
     data.add_argument("--test_size", metavar="N", type=count, help="only the first N test images (default: all)")
+    data.add_argument(
+        "--validation_size",
+        metavar="N",
+        type=number(int, 0),
+        default=0,
+        help="hold the last N training images out, and evaluate every classifier on them too",
+    )
+    data.add_argument(
+        "--label_noise",
+        metavar="SHARE",
+        type=number(float, 0, 1, below=False),
+        default=0.0,
+        help="share of the training labels that are replaced by another class",
+    )
     data.add_argument("--augment", action="store_true", help="flip and shift the training images at random")
 
     model = parser.add_argument_group("model")
@@ -111,6 +135,20 @@ def build_parser():
     training.add_argument("--epochs", type=count, default=20, help="passes over the training images")
     training.add_argument("--batch_size", type=count, default=64, help="images per step")
     training.add_argument("--learning_rate", type=number(float, 0, above=True), default=1e-3, help="of Adam, constant")
+    training.add_argument(
+        "--lr_cooldown",
+        metavar="EPOCHS",
+        type=number(int, 0),
+        default=0,
+        help="last epochs, over which the learning rate falls linearly to 0",
+    )
+    training.add_argument(
+        "--label_smoothing",
+        metavar="X",
+        type=number(float, 0, 1),
+        default=0.0,
+        help="share of the target spread evenly",
+    )
     training.add_argument("--adam_beta1", type=number(float, 0, 1), default=0.5, help="Adam's first-moment decay")
     seeds = training.add_mutually_exclusive_group()
     seed = number(int, 0, 2**31)

@@ -26,6 +26,11 @@ def baseline(label):
     return "raw/recomputed" if label.endswith("/recomputed") else "raw"
 
 
+def share_correct(logits, labels):
+    """Accuracy, a fraction, of logits [N, 10] for labels [N]."""
+    return float(np.mean(logits.argmax(1) == labels))
+
+
 class Run:
     """One run. `train` does it all; the other methods are its parts.
 
@@ -41,6 +46,7 @@ class Run:
     def __init__(self, flags, dataset, graph, session, path, stop):
         self.flags, self.graph, self.session, self.path, self.stop = flags, graph, session, path, stop
         self.labels = dataset.test.labels
+        self.validation_labels = dataset.validation.labels if dataset.validation else None
         self.epoch_steps = len(dataset.train.labels) // flags.batch_size
         self.total_steps = flags.epochs * self.epoch_steps
         self.primary = next(label for label in graph.logits if label.startswith("ema/"))
@@ -163,17 +169,20 @@ class Run:
         losses, corrects, skipped = map(float, self.session.run(self.graph.sums))
         steps = self.step - self.interval_start
         counted = max(1, steps - skipped)
-        accuracy, seconds = {}, {}
+        accuracy, validation, seconds = {}, {}, {}
         for label in self.graph.logits:
             if self.stop.signal:  # the evaluation is done again on resumption, bit for bit
                 self.stop_early()
             started = time.monotonic()
             self.predictions[label] = self.predict(label)
-            accuracy[label] = float(np.mean(self.predictions[label].argmax(1) == self.labels))
+            accuracy[label] = share_correct(self.predictions[label], self.labels)
+            if label in self.graph.validation:
+                held_out = self.session.run(self.graph.validation[label])
+                validation[label] = share_correct(held_out, self.validation_labels)
             seconds[label] = time.monotonic() - started
         if skipped:
             log.warning(f"{skipped:.0f} of {steps} steps had no finite loss and gradients, and were skipped")
-        return {
+        row = {
             "epoch": self.step // self.epoch_steps,
             "step": self.step,
             "train_loss": losses / counted,
@@ -186,6 +195,7 @@ class Run:
             "classifiers": accuracy,
             "evaluation_seconds": seconds,
         }
+        return row | ({"validation": validation} if validation else {})
 
     def predict(self, label):
         """Test logits [N, 10] of one classifier, after its batch statistics are recomputed where that is its policy."""

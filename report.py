@@ -23,7 +23,7 @@ import report_tables
 from errors import UserError, or_exit
 
 # Beside the seed: how often a run was evaluated changes none of its numbers.
-NOT_SHAPING = command_line.MAY_CHANGE | {"seed", "seeds", "eval_every"}
+NOT_SHAPING = (command_line.MAY_CHANGE | {"seed", "seeds", "eval_every"}) - {"lr_cooldown"}
 
 
 class Run(NamedTuple):
@@ -167,7 +167,8 @@ def make_groups(runs):
 def shape_of(flags, config):
     """The flags that shape the numbers, as text; the precision is the one used, not the one asked for."""
     shape = {**vars(flags), "precision": config.get("precision", flags.precision)}
-    return {name: as_typed(value) for name, value in shape.items() if name not in NOT_SHAPING}
+    ignored = NOT_SHAPING - {"epochs"} if flags.lr_cooldown else NOT_SHAPING  # where the cooldown lies
+    return {name: as_typed(value) for name, value in shape.items() if name not in ignored}
 
 
 def as_typed(value):

@@ -54,7 +54,42 @@ RECOMPUTE_BATCH = 500
 # The graph
 
 
-def train_step(network, x, labels, optimizer, averages, batch_stats, step):
+def cross_entropy(logits, labels, smoothing=0.0):
+    """Mean cross-entropy in nats, against targets of 1 - smoothing on the label and smoothing / 10 on every class.
+
+    Args:
+      logits, labels: [N, 10] float32 and [N] int64.
+      smoothing: in [0, 1) (Szegedy et al. 2016).
+    """
+    if not smoothing:
+        return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits))
+    classes = logits.shape[-1]
+    targets = (1 - smoothing) * tf.one_hot(labels, classes) + smoothing / int(classes)
+    return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits_v2(labels=targets, logits=logits))
+
+
+def learning_rate(peak, step, total_steps, cooldown_steps):
+    """The learning rate of the step after `step` steps: `peak`, then linear to 0 over the last `cooldown_steps`.
+
+    Args:
+      peak: float.
+      step: int64 variable, the number of steps done.
+      total_steps, cooldown_steps: ints; the last step has peak / cooldown_steps.
+
+    Returns:
+      `peak` itself without a cooldown, else a function that Adam calls in every step for a float32 scalar.
+    """
+    if not cooldown_steps:
+        return peak
+
+    def now():
+        left = tf.cast(total_steps - step.read_value(), tf.float32)
+        return peak * tf.minimum(left / cooldown_steps, 1.0)
+
+    return now
+
+
+def train_step(network, x, labels, optimizer, averages, batch_stats, step, label_smoothing=0.0):
     """One step, in the guide's order: batch statistics, then the optimiser, then the moving average.
 
     A step whose loss or gradients are not finite changes nothing but the count of steps.
@@ -72,7 +107,7 @@ def train_step(network, x, labels, optimizer, averages, batch_stats, step):
     stats_before = [variable.read_value() for variable in batch_stats]
     with tf.control_dependencies(stats_before):
         train_logits = network(x, phase=True, reuse=True, internal_update=False)
-    loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=train_logits))
+    loss = cross_entropy(train_logits, labels, label_smoothing)
     var_class = tf.get_collection("trainable_variables", "class")
     gradients = optimizer.compute_gradients(loss, var_class)
     with tf.control_dependencies(tf.get_collection("update_ops")):
@@ -137,6 +172,7 @@ class Graph(NamedTuple):
     averages: ema.MovingAverages
     recompute: dict  # label to the operation to run before its logits, where there is one
     logits: dict  # label to test logits [N, 10] float32
+    validation: dict  # the same of the images held out; empty where there are none
     saver: tf.train.Saver
     var_class: list  # the trainable variables
     parameters: int
@@ -166,12 +202,23 @@ def build(flags, dataset, precision, xla=False):
         flags.ema_power or [],
         batch_stats if "averaged" in flags.ema_batch_stats else [],
     )
-    optimizer = tf.train.AdamOptimizer(flags.learning_rate, beta1=flags.adam_beta1)
+    epoch_steps = len(dataset.train.labels) // flags.batch_size
+    rate = learning_rate(flags.learning_rate, step, flags.epochs * epoch_steps, flags.lr_cooldown * epoch_steps)
+    optimizer = tf.train.AdamOptimizer(rate, beta1=flags.adam_beta1)
     images, batch, shuffle, train_feeds = training_batches(flags, dataset.train, step)
 
     def one_step(now):
         x, labels, seed = batch(now)
-        return train_step(functools.partial(network, seed=seed), x, labels, optimizer, averages, batch_stats, step)
+        return train_step(
+            functools.partial(network, seed=seed),
+            x,
+            labels,
+            optimizer,
+            averages,
+            batch_stats,
+            step,
+            flags.label_smoothing,
+        )
 
     until, train, sums, reset = training_loop(one_step, step, xla)
     getters = test_classifiers(network, averages, flags.ema_batch_stats, batch_stats)
@@ -180,20 +227,13 @@ def build(flags, dataset, precision, xla=False):
         for label, getter in getters.items()
         if label.endswith("/recomputed")
     }
-    test_images, test_feed = data.resident(dataset.test.images, "test_images")
-    test_size = len(dataset.test.labels)
-    logits = {
-        label: data.map_images(
-            functools.partial(network, phase=False, reuse=True, getter=getter),
-            test_images,
-            test_size,
-            min(TEST_BATCH, test_size),
-        )
-        for label, getter in getters.items()
-    }
+    logits, test_feed = evaluation(network, getters, dataset.test.images, "test_images")
+    validation, validation_feed = {}, {}
+    if dataset.validation:
+        validation, validation_feed = evaluation(network, getters, dataset.validation.images, "validation_images")
     return Graph(
         initialize=tf.group(tf.global_variables_initializer(), tf.local_variables_initializer()),
-        feeds=train_feeds | test_feed,
+        feeds=train_feeds | test_feed | validation_feed,
         step=step,
         train=train,
         until=until,
@@ -203,10 +243,30 @@ def build(flags, dataset, precision, xla=False):
         averages=averages,
         recompute=recompute,
         logits=logits,
+        validation=validation,
         saver=tf.train.Saver(tf.global_variables(), max_to_keep=None),
         var_class=var_class,
         parameters=sum(int(np.prod(variable.shape)) for variable in var_class),
     )
+
+
+def evaluation(network, getters, images, name):
+    """Every classifier on a whole set of images, resident on the device as `name`.
+
+    Returns:
+      (label to logits [N, 10] float32, feeds for the initializer).
+    """
+    resident, feed = data.resident(images, name)
+    logits = {
+        label: data.map_images(
+            functools.partial(network, phase=False, reuse=True, getter=getter),
+            resident,
+            len(images),
+            min(TEST_BATCH, len(images)),
+        )
+        for label, getter in getters.items()
+    }
+    return logits, feed
 
 
 def decays(flags, train_size):
@@ -342,7 +402,7 @@ def main(flags):
         precision = command_line.load_precision(flags.run_dir)
     flags.steps_per_run = flags.steps_per_run or STEPS_PER_RUN[device.kind]
     runs.check_directory(flags.run_dir, flags.resume)  # before the data is loaded, and perhaps downloaded
-    dataset = data.load(flags.dataset, flags.data_dir, flags.train_size, flags.test_size)
+    dataset = training_data(flags)
     if flags.batch_size > len(dataset.train.labels):
         raise UserError(
             f"--batch_size {flags.batch_size} is more than the {len(dataset.train.labels)} training images", 2
@@ -351,6 +411,10 @@ def main(flags):
     if flags.resume and runs.last_step(flags.run_dir) > flags.epochs * epoch_steps:
         done = runs.last_step(flags.run_dir) / epoch_steps
         raise UserError(f"--epochs {flags.epochs}: {flags.run_dir} is trained for {done:.4g} already: ask for more", 2)
+    if flags.lr_cooldown > flags.epochs:
+        raise UserError(f"--lr_cooldown {flags.lr_cooldown} is longer than --epochs {flags.epochs}: cool down less", 2)
+    if flags.resume:
+        check_cooldown(flags, runs.last_step(flags.run_dir) / epoch_steps)
     with tf.Graph().as_default():
         graph = build(flags, dataset, precision, devices.choose_xla(flags.xla, device))
         path = runs.open_directory(flags.run_dir, config(flags, device, precision), flags.resume)
@@ -365,6 +429,36 @@ def main(flags):
                 session.run(graph.initialize, graph.feeds)
             loop.Run(flags, dataset, graph, session, path, stop).train(
                 {"device": device.description, "precision": precision}
+            )
+
+
+def training_data(flags):
+    """The data of a run: loaded, the validation images held out, the labels of what is left made noisy."""
+    dataset = data.load(flags.dataset, flags.data_dir, flags.train_size, flags.test_size)
+    dataset = data.hold_out(dataset, flags.validation_size)
+    if not flags.label_noise:
+        return dataset
+    noisy = data.replace_labels(dataset.train.labels, flags.label_noise, flags.seed)
+    source = f"{dataset.source}; {flags.label_noise:.0%} of the training labels are wrong"
+    return dataset._replace(train=dataset.train._replace(labels=noisy), source=source)
+
+
+def check_cooldown(flags, epochs_done):
+    """Checks that the steps done had the learning rate that these flags give them.
+
+    Raises:
+      UserError: the run is inside a cooldown, the one it was trained with or the one asked for now.
+    """
+    saved = command_line.load_flags(flags.run_dir)
+    if (saved.epochs, saved.lr_cooldown) == (flags.epochs, flags.lr_cooldown):
+        return
+    for cooled in (saved, flags):
+        if cooled.lr_cooldown and epochs_done > cooled.epochs - cooled.lr_cooldown:
+            raise UserError(
+                f"{flags.run_dir} is trained for {epochs_done:.4g} epochs, but --epochs {cooled.epochs} --lr_cooldown "
+                f"{cooled.lr_cooldown} lowers the learning rate from epoch {cooled.epochs - cooled.lr_cooldown} on: "
+                f"resume it with --epochs {saved.epochs} --lr_cooldown {saved.lr_cooldown}, or a copy made before",
+                2,
             )
 
 

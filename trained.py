@@ -2,7 +2,6 @@
 
 import tensorflow.compat.v1 as tf
 
-import data
 import devices
 import flags as command_line
 import runs
@@ -23,7 +22,8 @@ class Trained:
         self.flags.ema_batch_stats = list(dict.fromkeys([*self.flags.ema_batch_stats, "raw", "recomputed"]))
         devices.choose("auto")
         data_dir = data_dir or self.flags.data_dir
-        self.dataset = data.load(self.flags.dataset, data_dir, self.flags.train_size, self.flags.test_size)
+        self.flags.data_dir = data_dir
+        self.dataset = train.training_data(self.flags)
         with tf.Graph().as_default():
             self.graph = train.build(self.flags, self.dataset, command_line.load_precision(run_dir))
             self.session = devices.session()
