@@ -1,0 +1,1 @@
+"""What is done with finished runs: tables, other averages, exports, predictions, reports over seeds."""

@@ -1,0 +1,1 @@
+"""What makes one run practical: options, device, files, checkpoints, the loop around the graph."""

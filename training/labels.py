@@ -1,0 +1,52 @@
+"""The name of a test classifier: whose weights, which decay, which batch statistics."""
+
+from typing import NamedTuple
+
+
+class Label(NamedTuple):
+    """One test classifier. Its text is what tables, files and checkpoints say:
+
+    raw                           the raw weights with the raw network's batch statistics
+    raw/recomputed                the raw weights with statistics recomputed over training images
+    ema/<decay>/<statistics>      averaged weights; statistics are one of raw, averaged, recomputed
+    """
+
+    weights: str  # "raw" or "ema"
+    decay: str | None = None  # as typed; None for the raw weights
+    statistics: str = "raw"
+
+    def __str__(self):
+        if self.weights == "ema":
+            return f"ema/{self.decay}/{self.statistics}"
+        return self.weights if self.statistics == "raw" else f"{self.weights}/{self.statistics}"
+
+    @classmethod
+    def parse(cls, text):
+        """The label that `text` is the text of.
+
+        Raises:
+          ValueError: it is none.
+        """
+        match text.split("/"):
+            case ["raw"]:
+                return cls("raw")
+            case ["raw", "recomputed"]:
+                return cls("raw", None, "recomputed")
+            case ["ema", decay, "raw" | "averaged" | "recomputed" as statistics] if decay:
+                return cls("ema", decay, statistics)
+        raise ValueError(f"{text!r} is not the label of a classifier")
+
+    @property
+    def baseline(self):
+        """The label that this one is fairly compared with: the raw weights, with recomputed statistics if it has such.
+
+        Batch statistics alone change the accuracy of the raw weights, so a gain counts at equal statistics. The raw
+        weights have no averaged statistics of their own: "averaged" is compared with plain "raw". None for "raw".
+        """
+        if self == RAW:
+            return None
+        return RAW_RECOMPUTED if self.weights == "ema" and self.statistics == "recomputed" else RAW
+
+
+RAW = Label("raw")
+RAW_RECOMPUTED = Label("raw", None, "recomputed")
