@@ -39,10 +39,10 @@ clean:
 	$(RUN) -m pip install --quiet --requirement requirements.txt
 	touch $@
 
-.venv/development: requirements-dev.txt .venv/runtime
-	$(RUN) -m pip install --quiet --requirement requirements-dev.txt
+.venv/development: requirements/dev.txt .venv/runtime
+	$(RUN) -m pip install --quiet --requirement requirements/dev.txt
 	touch $@
 
-.venv/benchmark: requirements-bench.txt .venv/runtime
-	$(RUN) -m pip install --quiet --requirement requirements-bench.txt
+.venv/benchmark: requirements/bench.txt .venv/runtime
+	$(RUN) -m pip install --quiet --requirement requirements/bench.txt
 	touch $@

@@ -112,11 +112,6 @@ def power_gamma(width):
     return float(roots[np.abs(roots.imag) < 1e-9].real.max())
 
 
-def decay_of_horizon(steps):
-    """The decay b whose horizon 1 / (1 - b), the mean age of the weights in the average, is `steps` (at least 1)."""
-    return 1 - 1 / steps
-
-
 def initial_share(decay, start, updates):
     """The share of the initial weights in the shadow after `updates` updates: the product of the decays."""
     if start == "unbiased":
@@ -132,13 +127,13 @@ def initial_share(decay, start, updates):
 
 
 class Average(NamedTuple):
-    """One decay: its shadows of the weights and, where asked for, of the batch statistics."""
+    """One decay: the EMA of the weights and, where asked for, that of the batch statistics."""
 
     name: str
     schedule: Callable  # update number to decay
     decay: float | tf.Variable  # what the shadows are updated with: the guide's constant, or the schedule's value
-    weights: tf.train.ExponentialMovingAverage
-    batch_stats: tf.train.ExponentialMovingAverage
+    of_weights: tf.train.ExponentialMovingAverage
+    of_statistics: tf.train.ExponentialMovingAverage
 
 
 def average(name, schedule, suffix=""):
@@ -153,7 +148,7 @@ def average(name, schedule, suffix=""):
     if not isinstance(decay, float):
         # The shadows are updated inside a loop on the device, and a variable carries each update's decay to them.
         decay = tf.get_variable(f"ema_decay{suffix}", [], initializer=tf.zeros_initializer(), trainable=False)
-    shadow_name = f"ExponentialMovingAverage{suffix}"
+    shadow_name = shadow_suffix(suffix)
     return Average(
         name,
         schedule,
@@ -161,6 +156,16 @@ def average(name, schedule, suffix=""):
         tf.train.ExponentialMovingAverage(decay, name=shadow_name),
         tf.train.ExponentialMovingAverage(decay, name=shadow_name),
     )
+
+
+def shadow_suffix(suffix=""):
+    """What comes after the name of a variable in that of its shadow; `suffix` is "" for the primary decay."""
+    return f"ExponentialMovingAverage{suffix}"
+
+
+def decay_suffix(decay, index):
+    """The suffix of a decay's variables, by its place among the decays of the run: the first has the guide's names."""
+    return f"_{decay}" if index else ""
 
 
 class MovingAverages:
@@ -176,48 +181,81 @@ class MovingAverages:
     """
 
     def __init__(self, decays, start="initial", every=1, widths=(), stats_list=()):
-        self.every = every
-        self.decay_values = list(decays)
+        self.start, self.every = start, every
         self.stats_list = list(stats_list)
         self.updates = tf.get_variable("ema_updates", [], tf.int64, initializer=tf.zeros_initializer(), trainable=False)
-        self.decays = [
-            average(
-                str(decay), functools.partial(scheduled_decay, float(decay) ** every, start), f"_{decay}" if i else ""
+        self.decays = {
+            str(decay): average(
+                str(decay),
+                functools.partial(scheduled_decay, float(decay) ** every, start),
+                decay_suffix(decay, index),
             )
-            for i, decay in enumerate(decays)
-        ]
+            for index, decay in enumerate(decays)
+        }
         self.powers = [average(f"{w:g}", functools.partial(power_decay, w), f"_power_{w:g}") for w in widths]
 
+    def emas(self, decay, statistics):
+        """The tf.train.ExponentialMovingAverage objects that a test classifier takes its variables from.
+
+        Args:
+          decay: as typed, or None for the raw weights.
+          statistics: "averaged" for those of the batch statistics too.
+
+        Returns:
+          Tuple, for `ema_getter`.
+        """
+        if decay is None:
+            return ()
+        one = self.decays[decay]
+        return (one.of_weights, one.of_statistics) if statistics == "averaged" else (one.of_weights,)
+
+    def describe(self, total_steps, epoch_steps):
+        """Lines for the log: what each decay means for a run of so many steps, with a warning where it is too long."""
+        lines = []
+        for decay in self.decays:
+            horizon = 1 / (1 - float(decay))
+            share = initial_share(float(decay) ** self.every, self.start, total_steps // self.every)
+            lines.append(
+                f"ema        decay {decay}, start {self.start}: horizon {horizon:.4g} steps = "
+                f"{horizon / epoch_steps:.2g} epochs; {share:.1%} of the initial weights left at the end"
+            )
+            if share > 0.01:
+                lines.append(
+                    f"warning: decay {decay} is long for {total_steps} steps: train longer, average over less, or use "
+                    "--ema_start warmup"
+                )
+        return lines
+
     def apply(self, var_list, step):
-        """Updates every shadow, or does nothing where `step` is no multiple of `every`.
+        """Updates every shadow, or does nothing where `step` is not a multiple of `every`.
 
         Args:
           var_list: the trainable variables.
           step: integer scalar tensor, the number of steps done.
 
         Returns:
-          A tensor that is there when it is done.
+          A tensor that depends on the updates.
         """
         if self.every == 1:
-            return done(self._update(var_list))
+            return after(self._update(var_list))
         due = tf.equal(step % self.every, 0)
-        return tf.cond(due, lambda: done(self._update(var_list)), lambda: done())
+        return tf.cond(due, lambda: after(self._update(var_list)), lambda: after())
 
     def _update(self, var_list):
         t = self.updates.assign_add(1, read_value=True)
         operations = [t]
-        for one in self.decays + self.powers:
+        for one in [*self.decays.values(), *self.powers]:
             constant = isinstance(one.decay, float)
             set_decay = [] if constant else [one.decay.assign(tf.cast(one.schedule(t), tf.float32))]
             with tf.control_dependencies(set_decay):
-                operations.append(one.weights.apply(var_list))
+                operations.append(one.of_weights.apply(var_list))
                 if self.stats_list:
-                    operations.append(one.batch_stats.apply(self.stats_list))
+                    operations.append(one.of_statistics.apply(self.stats_list))
         return tf.group(operations)
 
 
-def done(*operations):
-    """A tensor that is there when `operations` are: what a branch of tf.cond has to return."""
+def after(*operations):
+    """A tensor that depends on `operations`: what a branch of tf.cond has to return."""
     with tf.control_dependencies(operations):
         return tf.constant(True)
 
@@ -232,29 +270,31 @@ def recomputed_getter(inner, label):
     """A getter that gives a classifier batch statistics of its own, and takes everything else from `inner`.
 
     Args:
-      inner: the getter of the weights, or None for the raw ones.
+      inner: the getter of the weights; `ema_getter()` for the raw ones.
       label: the classifier's, in the names of its statistics. They are local variables: every
         evaluation computes them anew, so no checkpoint needs them.
     """
 
     def getter(getter, name, *args, **kwargs):
         if kwargs.get("trainable") is not False:
-            return inner(getter, name, *args, **kwargs) if inner else getter(name, *args, **kwargs)
+            return inner(getter, name, *args, **kwargs)
         kwargs |= {"reuse": tf.AUTO_REUSE, "collections": [tf.GraphKeys.LOCAL_VARIABLES]}
         return getter(f"recomputed/{label}/{name}", *args, **kwargs)
 
     return getter
 
 
-def recompute(network, batches):
-    """Recomputes a classifier's own batch statistics: the mean of those of `batches` batches of training images.
+def recompute(network, batch, batches, seed=0):
+    """Recomputes a classifier's batch statistics: the mean of those of `batches` batches of training images.
 
     Each batch norm sees what the layers before it give when they use the statistics of the batch, as in training.
 
     Args:
-      network: function of (index, momentum), int64 and float32 scalar tensors, that builds the classifier on batch
-        `index` in its training phase, with internal_update=True and a `recomputed_getter`.
+      network: the classifier; its statistics are those that a `recomputed_getter` gives it or, without one, the raw
+        network's own. Called in its training phase, with internal_update=True.
+      batch: function from the index of a batch (int64 scalar) to images [N, H, W, C] float32.
       batches: how many, at least 1.
+      seed: Python int; dropout, if it is on, is a pure function of (seed, index).
 
     Returns:
       The operation that does it.
@@ -262,7 +302,14 @@ def recompute(network, batches):
 
     def body(index):
         seen = tf.cast(index, tf.float32)
-        logits = network(index, seen / (seen + 1))  # cumulative mean: the first batch counts in full
+        logits = network(
+            batch(index),
+            phase=True,
+            reuse=True,
+            internal_update=True,
+            seed=tf.stack([tf.constant(seed, tf.int64), index]),
+            momentum=seen / (seen + 1),  # cumulative mean: the first batch counts in full
+        )
         with tf.control_dependencies([logits]):
             return index + 1
 

@@ -183,3 +183,19 @@ def classifier(
         with tf.variable_scope("dense"):
             x = dense(x, CLASSES, "dense")
             return batch_norm(x, phase, internal_update, momentum)
+
+
+def cross_entropy(logits, labels, smoothing=0.0):
+    """Mean cross-entropy in nats, against targets of 1 - smoothing on the label and smoothing / 10 on every class.
+
+    Args:
+      logits, labels: [N, 10] float32 and [N] int64.
+      smoothing: in [0, 1) (Szegedy et al. 2016); 0 is the guide's.
+
+    Returns:
+      Scalar float32.
+    """
+    if not smoothing:
+        return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits))
+    targets = (1 - smoothing) * tf.one_hot(labels, CLASSES) + smoothing / CLASSES
+    return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits_v2(labels=targets, logits=logits))

@@ -11,10 +11,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import flags as command_line
-import report
-import signals
-from errors import UserError
+from training import signals
+from training.errors import UserError
+from training.options import as_argv
+
+ROOT = Path(__file__).parent.parent
 
 
 def main(flags):
@@ -22,7 +23,7 @@ def main(flags):
 
     Raises:
       UserError: run_dir is taken, or one run stopped or failed: the sentence says how to go on with all of them.
-      SystemExit: the first run failed before it began, and has said why; its status.
+      SystemExit: the first run failed before it began, and has said why, with its status; or the report's.
     """
     path = Path(flags.run_dir)
     check_directory(path, flags.resume)
@@ -40,7 +41,8 @@ def main(flags):
             raise UserError(
                 f"seed {seed} has not come to its end; continue all of them with: {resume} {shlex.join(seeds)}", status
             )
-    report.main([str(path), "--output", str(path / "report")])
+    status = run_to_end([sys.executable, str(ROOT / "report.py"), str(path), "--output", str(path / "report")])
+    sys.exit(status)
 
 
 def check_directory(path, resume):
@@ -62,7 +64,7 @@ def command(flags, seed, directory):
     """The command line of one run: begun, or continued where it was begun before."""
     values = {name: value for name, value in vars(flags).items() if name != "seeds"}
     values |= {"seed": seed, "run_dir": directory, "resume": (directory / "config.json").exists()}
-    return [sys.executable, str(Path(__file__).with_name("train.py")), *command_line.as_argv(values)]
+    return [sys.executable, str(ROOT / "train.py"), *as_argv(values)]
 
 
 def run_to_end(arguments):

@@ -8,9 +8,69 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure  # without pyplot: no display, no global state
 
+from analysis.restored import RestoredRun
 from ema import power_gamma
-from errors import UserError
+from training.config import load_config
+from training.errors import UserError
+from training.files import write_json
+from training.labels import RAW_RECOMPUTED
+
+
+def main(args):
+    """Prints test accuracy against relative width; writes posthoc.json and posthoc.png into the run directory."""
+    load_config(args.run_dir)  # says so where it is no run at all
+    snapshots = Snapshots(args.run_dir)
+    basis = args.basis or snapshots.widths
+    unknown = sorted(set(basis) - set(snapshots.widths))
+    if unknown:
+        raise UserError(
+            f"--basis {unknown[0]:g} was not tracked: choose from {', '.join(map(str, snapshots.widths))}", 2
+        )
+    widths = args.widths or [
+        round(float(width), 3) for width in np.geomspace(min(basis) / 2, min(2 * max(basis), 0.25), 10)
+    ]
+    checked = sorted(set(snapshots.widths) - set(basis))
+    results = {
+        "basis": basis,
+        "relative_errors": {
+            f"{width:g}": relative_error(made, snapshots.tracked(width))
+            for width, made in zip(checked, snapshots.synthesise(checked, basis), strict=True)
+        },
+        "widths": [],
+    }
+    for width, error in results["relative_errors"].items():
+        print(f"width {width}: made from {basis} and tracked directly, relative weight error {error:.2%}")
+    with RestoredRun(args.run_dir, args.data_dir) as run:
+        run.take(RAW_RECOMPUTED)
+        raw = results["raw/recomputed"] = accuracy(run)
+        print(f"raw weights, recomputed statistics: {100 * raw:.2f}%")
+        for width, weights in zip(widths, snapshots.synthesise(widths, basis), strict=True):
+            run.load(weights)
+            run.recompute()
+            results["widths"].append({"width": width, "accuracy": accuracy(run)})
+            print(f"width {width:g}: {100 * results['widths'][-1]['accuracy']:.2f}%", flush=True)
+    write_json(run.path / "posthoc.json", results)
+    draw_widths(run.path / "posthoc.png", results)
+
+
+def accuracy(run):
+    """Test accuracy of the classifier that a RestoredRun is now."""
+    return float(np.mean(run.logits(run.dataset.test.images).argmax(1) == run.dataset.test.labels))
+
+
+def draw_widths(path, results):
+    widths = [100 * row["width"] for row in results["widths"]]
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(widths, [100 * row["accuracy"] for row in results["widths"]], marker="o", label="post-hoc EMA")
+    axes.axhline(100 * results["raw/recomputed"], linestyle="--", color="grey", label="raw weights")
+    axes.set_xlabel("relative width of the average (% of training)")
+    axes.set_ylabel("test accuracy (%), recomputed statistics")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
 
 
 def inner_products(t_a, gamma_a, t_b, gamma_b):

@@ -6,10 +6,9 @@ weights.npz                  variable name to array
 manifest.json                where it comes from, its test accuracy, how it was checked, sha256 of every other file
 """
 
-import hashlib
 import json
 import os
-import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,13 +19,13 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 import data
-import flags as command_line
-import loop
-import measures
-import runs
-from errors import UserError
-from plain import Plain
-from trained import Trained
+from analysis import statistics
+from analysis.restored import RestoredRun
+from training.errors import UserError
+from training.files import sha256, write_arrays, write_json
+from training.labels import Label
+from training.run_directory import versions
+from training.stderr import captured_stderr
 
 # Of a probability. The exported graph computes what the run's does, in the same precision, but other shapes may take
 # other kernels, which add up in another order.
@@ -55,7 +54,7 @@ def main(args):
     """
     output = Path(args.output)
     check_output(output)
-    with Trained(args.run_dir, args.data_dir) as run:
+    with RestoredRun(args.run_dir, args.data_dir) as run:
         label = choose(run, args.weights, args.decay, args.batch_stats)
         manifest = write(run, label, output)
     verified = manifest["verified"]
@@ -67,23 +66,28 @@ def main(args):
 
 
 def check_output(output):
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+    if output.is_symlink() or (output.exists() and not (output.is_dir() and not any(output.iterdir()))):
         raise UserError(f"{output} exists already: choose another --output")
+    if not output.name:
+        raise UserError(f"{output} is the directory that you are in: choose another --output")
     if not output.parent.is_dir():
         raise UserError(
-            f"{output.parent} is no directory: create it (mkdir -p {output.parent}) or choose another --output"
+            f"{output.parent} is not a directory: create it (mkdir -p {shlex.quote(str(output.parent))}) or choose "
+            "another --output"
         )
 
 
 def choose(run, weights, decay, policy):
     """The label of the classifier asked for; the run's primary decay and first policy where not said."""
-    label = f"ema/{decay or run.graph.averages.decays[0].name}/{policy or run.flags.ema_batch_stats[0]}"
+    primary = run.primary
+    label = Label("ema", primary.decay if decay is None else str(decay), policy or primary.statistics)
     if weights == "raw":
-        if decay or policy == "averaged":
+        if decay is not None or policy == "averaged":
             raise UserError("--weights raw knows no averages: leave --decay and --batch_stats averaged out", 2)
-        label = loop.baseline(label)
-    if label not in run.graph.logits:
-        raise UserError(f"{run.path} holds no {label}, but {', '.join(run.graph.logits)}: choose one of these", 2)
+        label = label.baseline
+    if label not in run.labels:
+        known = ", ".join(map(str, run.labels))
+        raise UserError(f"{run.path} holds no {label}, but {known}: choose one of these", 2)
     return label
 
 
@@ -91,7 +95,7 @@ def write(run, label, output):
     """Exports beside `output`, checks what was written, and renames it.
 
     Args:
-      run: Trained.
+      run: RestoredRun.
       label: of one of its classifiers.
       output: Path, of nothing or of an empty directory.
 
@@ -101,22 +105,43 @@ def write(run, label, output):
     Raises:
       UserError: the export does not predict what the run does; nothing is left of it.
     """
-    logits = run.logits(label)
-    plain = Plain(run, label, run.graph.averages.decays[0].name)
-    if label in run.graph.recompute:
-        plain.load_stats(run.recomputed_stats(label))
+    logits = run.test_logits(label)
     beside = output.with_name(f".{output.name}.new")
     shutil.rmtree(beside, ignore_errors=True)
     try:
-        plain.save(beside)
-        runs.save_arrays(beside / "weights.npz", plain.weights())
-        verified = verify(beside, run.dataset.test.images, logits, TOLERANCE[command_line.load_precision(run.path)])
+        save_model(run, beside)
+        write_arrays(beside / "weights.npz", run.weights())
+        verified = verify(beside, run.dataset.test.images, logits, TOLERANCE[run.precision])
         manifest = describe(run, label, logits) | {"verified": verified, "sha256": digests(beside)}
-        runs.write_json(beside / "manifest.json", manifest)
+        write_json(beside / "manifest.json", manifest)
         beside.rename(output)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return manifest
+
+
+def save_model(run, directory):
+    """Writes the network of a RestoredRun, as it is now, as a SavedModel with the one signature serving_default."""
+    with run.graph.as_default(), captured_stderr():  # v1's own builder calls what v2 deprecates
+        ids = tf.argmax(run.outputs, 1)
+        outputs = {
+            "probabilities": tf.nn.softmax(run.outputs),
+            "class_ids": ids,
+            "class_names": tf.gather(tf.constant(data.CLASSES), ids),
+        }
+        builder = tf.saved_model.Builder(str(directory))
+        builder.add_meta_graph_and_variables(
+            run.session,
+            [tf.saved_model.tag_constants.SERVING],
+            {
+                tf.saved_model.signature_constants.DEFAULT_SERVING_SIGNATURE_DEF_KEY: (
+                    tf.saved_model.predict_signature_def({"images": run.images}, outputs)
+                )
+            },
+            saver=tf.train.Saver(run.variables),
+            strip_default_attrs=True,
+        )
+        builder.save()
 
 
 def verify(directory, images, logits, tolerance):
@@ -134,7 +159,7 @@ def verify(directory, images, logits, tolerance):
       UserError: it does not load, or predicts something else.
     """
     answers = ask(directory, images)
-    difference = np.abs(answers["probabilities"] - np.exp(measures.log_softmax(logits))).max()
+    difference = np.abs(answers["probabilities"] - np.exp(statistics.log_softmax(logits))).max()
     ids = logits.argmax(1)
     names = np.array(data.CLASSES, "S")[answers["class_ids"]]
     flips = int((answers["class_ids"] != ids).sum())
@@ -169,16 +194,15 @@ def ask(directory, images):
 
 def describe(run, label, logits):
     """What the manifest says about a classifier and where it comes from."""
-    weights, *decay, policy = label.split("/") if "/" in label else (label, "raw")
     return {
-        "classifier": label,
-        "weights": weights,
-        "decay": decay[0] if decay else None,
-        "batch_stats": policy,
+        "classifier": str(label),
+        "weights": label.weights,
+        "decay": label.decay,
+        "batch_stats": label.statistics,
         "test_accuracy": float(np.mean(logits.argmax(1) == run.dataset.test.labels)),
         "data": run.dataset.source,
         "step": run.state["step"],
-        "versions": {"python": platform.python_version(), "tensorflow": tf.__version__, "numpy": np.__version__},
+        "versions": versions(),
         "run": run.config,
     }
 
@@ -186,7 +210,7 @@ def describe(run, label, logits):
 def digests(directory):
     """The sha256 of every file under a directory but its manifest, by relative path."""
     files = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != "manifest.json")
-    return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {str(path.relative_to(directory)): sha256(path) for path in files}
 
 
 def read_manifest(directory):

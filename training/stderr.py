@@ -5,7 +5,7 @@ import os
 import sys
 import tempfile
 
-from errors import UserError
+from training.errors import UserError
 
 
 @contextlib.contextmanager
@@ -35,3 +35,9 @@ def captured_stderr():
             captured.extend(file.read().decode(errors="replace").splitlines())
             if not expected:
                 print(*captured, sep="\n", file=sys.stderr)
+
+
+def import_tensorflow():
+    """Imports TensorFlow without what it writes meanwhile."""
+    with captured_stderr():
+        import tensorflow  # noqa: F401

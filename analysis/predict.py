@@ -1,5 +1,6 @@
 """Image files, classified by the raw and the EMA weights of a run side by side, or by an exported classifier."""
 
+import functools
 import json
 import os
 import sys
@@ -9,15 +10,13 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 import data
-import devices
-import loop
-import pictures
-import report
-from errors import UserError
-from export import read_manifest
-from plain import BATCH, Plain
-from quiet import captured_stderr
-from trained import Trained
+from analysis import image_files
+from analysis.export import read_manifest
+from analysis.restored import BATCH, RestoredRun
+from analysis.statistics import log_softmax
+from training import device
+from training.errors import UserError
+from training.stderr import captured_stderr
 
 
 def main(args):
@@ -26,9 +25,9 @@ def main(args):
     Raises:
       UserError: there is no such run or model.
     """
-    devices.choose("auto")
+    device.choose("auto")
     classifiers = of_model(Path(args.model)) if args.model else of_run(args.run_dir, args.data_dir)
-    paths = list(dict.fromkeys(pictures.expand(args.images)))
+    paths = list(dict.fromkeys(image_files.expand(args.images)))
     images, errors = decode(paths)
     rows = classify(classifiers, images)
     if args.json:
@@ -44,40 +43,43 @@ def main(args):
 
 
 def of_run(run_dir, data_dir):
-    """The raw and the primary EMA classifier of a run, at equal batch-statistics policy.
+    """The primary EMA classifier of a run, and what it is fairly compared with.
 
-    The data is needed only where the statistics are to be recomputed.
+    The data is needed only where batch statistics are to be recomputed.
 
     Returns:
       Label to function from images [N, 32, 32, 3] uint8 to probabilities [N, 10].
     """
-    run = report.read_run(Path(run_dir))
-    primary = next(label for label in run.rows[-1]["classifiers"] if label.startswith("ema/"))
-    plain = {label: Plain(run, label, primary.split("/")[1]) for label in (loop.baseline(primary), primary)}
-    if primary.endswith("/recomputed"):
-        with Trained(run_dir, data_dir) as trained:
-            for label, one in plain.items():
-                trained.logits(label)
-                one.load_stats(trained.recomputed_stats(label))
-    return {label: one.probabilities for label, one in plain.items()}
+    run = RestoredRun(run_dir, data_dir)
+
+    def ask(label, images):
+        run.take(label)
+        return np.exp(log_softmax(run.logits(images)))
+
+    return {str(label): functools.partial(ask, label) for label in (run.primary.baseline, run.primary)}
 
 
 def of_model(directory):
     """The one classifier of an exported directory, as `of_run` returns several."""
     label = read_manifest(directory)["classifier"]
     with tf.Graph().as_default(), captured_stderr():
-        session = devices.session()
+        session = device.session()
         signature = tf.saved_model.load(session, ["serve"], str(directory)).signature_def["serving_default"]
     images, probabilities = signature.inputs["images"].name, signature.outputs["probabilities"].name
-    return {label: lambda batch: session.run(probabilities, {images: batch})}
+
+    def ask(pictures):
+        parts = np.array_split(pictures, range(BATCH, len(pictures), BATCH))
+        return np.concatenate([session.run(probabilities, {images: part}) for part in parts])
+
+    return {label: ask}
 
 
 def decode(paths):
     """Reads image files: ({path: [32, 32, 3] uint8}, {path: what is wrong with it})."""
-    decoder, images, errors = pictures.Decoder(), {}, {}
+    images, errors = {}, {}
     for path in paths:
         try:
-            images[path] = decoder(path)
+            images[path] = image_files.read_image(path)
         except UserError as error:
             errors[path] = str(error)
     return images, errors
@@ -85,13 +87,11 @@ def decode(paths):
 
 def classify(classifiers, images):
     """Path to {label: probabilities [10]}, for images by path."""
-    paths, rows = list(images), {}
-    for start in range(0, len(paths), BATCH):
-        some = paths[start : start + BATCH]
-        batch = np.stack([images[path] for path in some])
-        answers = {label: classifier(batch) for label, classifier in classifiers.items()}
-        rows |= {path: {label: values[i] for label, values in answers.items()} for i, path in enumerate(some)}
-    return rows
+    if not images:
+        return {}
+    pixels = np.stack(list(images.values()))
+    answers = {label: classifier(pixels) for label, classifier in classifiers.items()}
+    return {path: {label: values[i] for label, values in answers.items()} for i, path in enumerate(images)}
 
 
 def table(labels, rows):

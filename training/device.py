@@ -9,8 +9,8 @@ from typing import NamedTuple
 import tensorflow as tf2
 import tensorflow.compat.v1 as tf
 
-from errors import UserError
-from quiet import captured_stderr
+from training.errors import UserError
+from training.stderr import captured_stderr
 
 
 class Device(NamedTuple):
@@ -31,7 +31,7 @@ def choose(device):
         reasons = [line.split("] ")[-1] for line in native_log if line.startswith("E")]
         reason = f" ({reasons[-1]})" if reasons else ""
         raise UserError(
-            f"--device gpu: TensorFlow sees no GPU{reason}; check nvidia-smi and pip install -r requirements-gpu.txt, "
+            f"--device gpu: TensorFlow sees no GPU{reason}; check nvidia-smi and pip install -r requirements/gpu.txt, "
             "or use --device cpu"
         )
     if gpus and device != "cpu":

@@ -27,6 +27,12 @@ def end_quietly(kind, error, traceback):
     os._exit(130)  # Python itself would end by the signal, which is no exit status
 
 
+def start(parse):
+    """The command line, parsed by `parse`, as the first thing that a command does."""
+    sys.excepthook = end_quietly
+    return or_exit(parse)
+
+
 def or_exit(function, *args):
     """`function(*args)`; where that goes wrong, one sentence on stderr and the end of the process."""
     try:
@@ -41,8 +47,3 @@ def or_exit(function, *args):
             sentence = f"{sentence}: make room, then run the same command again"
     print(f"{Path(sys.argv[0]).name}: {' '.join(str(sentence).split())}", file=sys.stderr)
     sys.exit(status)
-
-
-def exit_status(main):
-    or_exit(main)
-    return 0

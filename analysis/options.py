@@ -1,0 +1,44 @@
+"""The command lines of evaluate.py and report.py. Pure Python, as training.options."""
+
+from training.options import Formatter, Parser, decay, width
+
+
+def build_evaluate_parser():
+    parser = Parser(
+        prog="evaluate.py", description="What a run of train.py is worth; its flags are known.", allow_abbrev=False
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name, text):
+        command = commands.add_parser(name, help=text, description=text, allow_abbrev=False, formatter_class=Formatter)
+        if name != "predict":
+            command.add_argument("--run_dir", metavar="DIR", required=True, help="of a run of train.py")
+        command.add_argument("--data_dir", metavar="DIR", help="TFDS directory, if the data has moved since")
+        return command
+
+    table = add("table", "compare every classifier of a run on the test set")
+    table.add_argument("--format", choices=["text", "json", "csv"], default="text")
+
+    posthoc = add("posthoc", "make power-function averages of any width from a run's snapshots")
+    posthoc.add_argument("--widths", metavar="WIDTH", nargs="+", type=width, help="relative widths to make and test")
+    posthoc.add_argument(
+        "--basis", metavar="WIDTH", nargs="+", type=width, help="tracked widths to make them from (default: all)"
+    )
+
+    export = add("export", "write one classifier as a SavedModel that needs nothing of this project")
+    export.add_argument("--weights", choices=["raw", "ema"], default="ema", help="of the classifier")
+    export.add_argument("--decay", metavar="DECAY", type=decay, help="of the EMA (default: the run's primary one)")
+    export.add_argument(
+        "--batch_stats",
+        choices=["raw", "averaged", "recomputed"],
+        help="batch statistics it works with (default: the run's first)",
+    )
+    export.add_argument("--output", metavar="DIR", required=True, help="new directory to write")
+
+    predict = add("predict", "classify image files with the raw and the EMA weights, or with an exported classifier")
+    source = predict.add_mutually_exclusive_group(required=True)
+    source.add_argument("--run_dir", metavar="DIR", help="of a run of train.py")
+    source.add_argument("--model", metavar="DIR", help="written by evaluate.py export")
+    predict.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
+    predict.add_argument("images", metavar="IMAGE", nargs="+", help="JPEG, PNG, GIF or BMP file, or directory of such")
+    return parser

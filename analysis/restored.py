@@ -1,0 +1,147 @@
+"""A finished run brought back to life: one network whose variables take the values of any of its classifiers."""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+import data
+import ema
+from model import classifier
+from training import checkpoints, device
+from training.config import load_config, load_flags, load_precision
+from training.errors import UserError
+from training.labels import Label
+from training.settings import labels_of
+from training.stderr import captured_stderr
+
+BATCH = 500  # images: what fits every machine, and what training evaluates with
+
+
+class RestoredRun:
+    """The newest whole checkpoint of a run, in a graph that is a test classifier and nothing else. A context manager.
+
+    `take` puts the values of a classifier into the network; `logits` asks it.
+
+    Args:
+      run_dir: of the run.
+      data_dir: TFDS directory, if the data has moved since.
+
+    Raises:
+      UserError: there is no such run, or it has no whole checkpoint.
+    """
+
+    def __init__(self, run_dir, data_dir=None):
+        self.path, self.config = Path(run_dir), load_config(run_dir)
+        self.flags, self.precision = load_flags(run_dir), load_precision(run_dir)
+        self.flags.data_dir = data_dir or self.flags.data_dir
+        self.saved, self.state = checkpoints.read(self.path)
+        self.decays = decays_of(self.config, self.flags, self.state["rows"])
+        self.labels = labels_of(self.decays, list(dict.fromkeys([*self.flags.ema_batch_stats, "raw", "recomputed"])))
+        self.primary = next(label for label in self.labels if label.weights == "ema")
+        device.choose("auto")
+        with tf.Graph().as_default() as self.graph:
+            self._build()
+            self.session = device.session()
+            with captured_stderr():
+                self.session.run(tf.global_variables_initializer())
+        self._recompute = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.session.close()
+
+    def _build(self):
+        dtype = tf.as_dtype(self.precision)
+        self.network = functools.partial(classifier, width=self.flags.width, dtype=dtype)
+        self.images = tf.placeholder(tf.uint8, [None, *data.IMAGE_SHAPE], name="images")
+        count = tf.shape(self.images)[0]
+        # TensorFlow's convolution fails on an empty batch: it gets one black image, whose logits are cut off.
+        padded = tf.pad(self.images, [[0, tf.maximum(0, 1 - count)], [0, 0], [0, 0], [0, 0]])
+        x = data.to_float(tf.ensure_shape(padded, self.images.shape))
+        self.outputs = self.network(x, phase=False)[:count]
+        self.variables = tf.global_variables()
+
+    @functools.cached_property
+    def dataset(self):
+        """The data.Dataset that the run was trained and tested on."""
+        return data.load_for(self.flags)
+
+    def values(self, label):
+        """What classifier `label` reads: variable name of the raw network to array; recomputed statistics excepted."""
+        if label.weights == "raw":
+            return {variable.op.name: self.saved[variable.op.name] for variable in self.variables}
+        suffix = ema.decay_suffix(label.decay, self.decays.index(label.decay))
+        shadow = tf.train.ExponentialMovingAverage(0.0, name=ema.shadow_suffix(suffix))
+        averaged = label.statistics == "averaged"
+        with self.graph.as_default():
+            names = {
+                variable.op.name: shadow.average_name(variable) if variable.trainable or averaged else variable.op.name
+                for variable in self.variables
+            }
+        return {name: self.saved[saved] for name, saved in names.items()}
+
+    def load(self, values):
+        """Gives variables the arrays in `values`, by variable name, in one session.run."""
+        chosen = [variable for variable in self.variables if variable.op.name in values]
+        feeds = {variable.initializer.inputs[1]: values[variable.op.name] for variable in chosen}
+        self.session.run([variable.initializer for variable in chosen], feeds)
+
+    def take(self, label):
+        """Makes the network classifier `label`, its batch statistics recomputed where that is its policy."""
+        if label not in self.labels:
+            raise UserError(f"{self.path} holds no {label}, but {', '.join(map(str, self.labels))}: choose one", 2)
+        self.load(self.values(label))
+        if label.statistics == "recomputed":
+            self.recompute()
+
+    def recompute(self):
+        """Recomputes the batch statistics for the weights that the network has now, over training images."""
+        if self._recompute is None:
+            with self.graph.as_default():
+                first = self.dataset.train.images[: self.flags.recompute_size]
+                batches = data.in_order(data.resident(first, "first_images"), len(first), BATCH)
+                rate = self.flags.dropout if self.flags.recompute_dropout else 0.0
+                network = functools.partial(self.network, dropout_rate=rate)
+                self._recompute = ema.recompute(network, *batches, self.flags.seed)
+                self.session.run(tf.local_variables_initializer(), data.resident_feeds())
+        self.session.run(self._recompute)
+
+    def logits(self, images):
+        """[N, 10] float32 for images [N, 32, 32, 3] uint8, by the classifier that the network is now."""
+        size = min(BATCH, len(images))
+        answers = []
+        for start in range(0, len(images), max(1, size)):
+            part = images[start : start + size]
+            # As in training, the last batch is not short: it repeats its last image, and the surplus is cut off.
+            padded = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
+            answers.append(self.session.run(self.outputs, {self.images: padded})[: len(part)])
+        return np.concatenate(answers) if answers else np.zeros([0, len(data.CLASSES)], np.float32)
+
+    def test_logits(self, label):
+        """[N, 10] float32 of classifier `label` on the test set."""
+        self.take(label)
+        return self.logits(self.dataset.test.images)
+
+    def weights(self):
+        """The values that the network has now: variable name to array."""
+        return self.session.run({variable.op.name: variable for variable in self.variables})
+
+
+def decays_of(config, flags, rows):
+    """The decays of a run as text, the primary one first.
+
+    Older runs with --ema_horizon say them in the labels of their evaluations alone.
+
+    Raises:
+      UserError: they are nowhere.
+    """
+    if decays := config.get("decays") or flags.ema_decay:
+        return list(map(str, decays))
+    labels = (Label.parse(text) for row in rows[-1:] for text in row["classifiers"])
+    if decays := list(dict.fromkeys(label.decay for label in labels if label.decay)):
+        return decays
+    raise UserError(f"{flags.run_dir} was not evaluated yet: let it train with --resume")

@@ -1,0 +1,170 @@
+"""The checkpoints of a run: weights, batch statistics, shadows, Adam slots, step and rows, with digests.
+
+checkpoints/step-<step>/    the last KEEP of them, each with SHA256SUMS, which `sha256sum -c` checks too
+
+A checkpoint is the truth about a run: on resumption everything that tells of later steps is taken back.
+"""
+
+import json
+import shlex
+import shutil
+from pathlib import Path
+
+import tensorflow.compat.v1 as tf
+
+from training.errors import UserError
+from training.files import flush_to_disk, naming, sha256, write_json, write_whole
+from training.log import log
+from training.stderr import captured_stderr
+
+KEEP = 3
+SUMS = "SHA256SUMS"
+REPLACED = ".replaced"  # a checkpoint whose successor of the same step is being put into its place
+
+
+def save(path, saver, session, state):
+    """Writes checkpoints/step-<step>: beside first, with digests, flushed to the disk, and renamed when it is whole.
+
+    A whole checkpoint of the same step with the same rows is left alone, because the variables are a pure function of
+    the step. Of the others the last KEEP stay; those of later steps go, because damage made the run go back behind
+    them.
+
+    Args:
+      path: the run directory.
+      saver: tf.train.Saver of everything that the run must not lose.
+      state: JSON-able dict with at least `step` and `rows`, kept with the checkpoint.
+
+    Raises:
+      OSError: it could not be written; those before it are untouched.
+    """
+    final = path / "checkpoints" / f"step-{state['step']:09d}"
+    if final.exists() and damage(final) is None and _state(final)["rows"] == state["rows"]:
+        return
+    beside = final.with_name(".new")
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        with naming(final):
+            beside.mkdir(parents=True)
+            saver.save(session, str(beside / "model"), write_meta_graph=False, write_state=False)
+            write_json(beside / "state.json", state)
+            write_whole(beside / SUMS, _sums(beside).encode())
+            for file in [*beside.iterdir(), beside]:
+                flush_to_disk(file)
+            if final.exists():
+                final.rename(final.with_name(REPLACED))
+            beside.rename(final)
+            flush_to_disk(final.parent)
+            shutil.rmtree(final.with_name(REPLACED), ignore_errors=True)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)  # on a full disk every byte counts
+    kept = [checkpoint for checkpoint in found(path) if checkpoint.name <= final.name][-KEEP:]
+    for other in set(found(path)) - set(kept):
+        shutil.rmtree(other, ignore_errors=True)
+
+
+def found(path):
+    """The checkpoint directories of a run, oldest first."""
+    return sorted(Path(path).glob("checkpoints/step-" + 9 * "[0-9]"))  # not a copy that someone put beside them
+
+
+def put_back(path):
+    """Puts a checkpoint back into its place from which a process that was killed had just taken it, if there is one."""
+    replaced = Path(path) / "checkpoints" / REPLACED
+    if not replaced.exists():
+        return
+    if damage(replaced) is None and not (place := replaced.with_name(f"step-{_state(replaced)['step']:09d}")).exists():
+        replaced.rename(place)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _state(checkpoint):
+    return json.loads((checkpoint / "state.json").read_text())
+
+
+def last_step(path):
+    """The step of a run's newest checkpoint, 0 where there is none."""
+    return max((int(checkpoint.name.removeprefix("step-")) for checkpoint in found(path)), default=0)
+
+
+def damage(checkpoint):
+    """What is wrong with a checkpoint, in words; None where every file is what was written."""
+    try:
+        written, found = (checkpoint / SUMS).read_text(), _sums(checkpoint)
+    except (OSError, ValueError) as error:
+        return str(error)
+    if written == found:
+        return None
+    differing = sorted({line.split()[-1] for line in set(written.splitlines()) ^ set(found.splitlines()) if line})
+    return f"not as they were written: {', '.join(differing) or SUMS}"
+
+
+def restore(path, saver, session):
+    """Restores the newest checkpoint that is whole.
+
+    Returns:
+      The state given to `save`.
+
+    Raises:
+      UserError: there is none, or it was not written by such a saver.
+    """
+    checkpoint = newest_whole(path)
+    definition = saver.saver_def
+    try:
+        # Saver.restore itself would take the brackets and asterisks of a directory's name for a pattern.
+        with captured_stderr():
+            session.run(definition.restore_op_name, {definition.filename_tensor_name: str(checkpoint / "model")})
+    except tf.errors.OpError:
+        raise does_not_fit(checkpoint) from None
+    return _state(checkpoint)
+
+
+def read(path):
+    """The newest checkpoint that is whole, without a graph.
+
+    Returns:
+      (values, state): variable name to array, and the state given to `save`.
+
+    Raises:
+      UserError: there is none.
+    """
+    checkpoint = newest_whole(path)
+    reader = tf.train.load_checkpoint(str(checkpoint / "model"))
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}, _state(checkpoint)
+
+
+def newest_whole(path):
+    """The newest checkpoint that is whole; says so when it had to pass over a damaged one.
+
+    Raises:
+      UserError: there is none.
+    """
+    for checkpoint in reversed(found(path)):
+        reason = damage(checkpoint)
+        if reason is None:
+            return checkpoint
+        log.warning(f"{checkpoint} is damaged ({reason}): passing over it")
+    raise unusable(path)
+
+
+def does_not_fit(checkpoint):
+    return UserError(
+        f"{checkpoint} is whole, but was written with other flags or by another version of this program: look at "
+        f"{checkpoint.parent.parent / 'config.json'}, and resume it with the version of its git_commit"
+    )
+
+
+def unusable(path):
+    """The error of a run without a checkpoint that is whole."""
+    if not found(path):
+        resume = f"python train.py --resume --run_dir {shlex.quote(str(path))}"
+        return UserError(f"{path} holds no checkpoint yet: let {resume} go on first")
+    return UserError(
+        f"{path} holds no usable checkpoint, every one is damaged: restore {path / 'checkpoints'} from a copy, or "
+        "start anew in another --run_dir"
+    )
+
+
+def _sums(directory):
+    """A line "<sha256>  <name>" for each file in the directory, as sha256sum prints them."""
+    files = sorted(file for file in directory.iterdir() if file.name != SUMS and not file.name.startswith("."))
+    return "".join(f"{sha256(file)}  {file.name}\n" for file in files)

@@ -1,0 +1,129 @@
+"""CIFAR-10 through TFDS: downloaded, checked, read, and every failure in one sentence that names the repair."""
+
+import queue
+import shlex
+import threading
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+from training.errors import UserError
+
+IMAGE_SHAPE = (32, 32, 3)
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+ARCHIVE = "cifar-10-binary.tar.gz"
+ARCHIVE_URL = f"https://www.cs.toronto.edu/~kriz/{ARCHIVE}"
+CONNECT_SECONDS = 20
+
+
+def load(data_dir=None):
+    """Loads CIFAR-10 from a TFDS directory, where it is downloaded and prepared first if need be.
+
+    Args:
+      data_dir: None for TFDS's own.
+
+    Returns:
+      ({"train" and "test": (images [N, 32, 32, 3] uint8, labels [N] int64)}, where it lies).
+
+    Raises:
+      UserError: the data is missing, damaged, or cannot be downloaded.
+    """
+    import tensorflow_datasets as tfds
+
+    tfds.disable_progress_bar()
+    root = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+    if data_dir and not root.is_dir():
+        raise UserError(
+            f"the data directory {data_dir} does not exist: create it (mkdir -p {shlex.quote(str(root))}) to have "
+            "CIFAR-10 downloaded there, or name one that holds it"
+        )
+    folder = root / "cifar10" / str(tfds.builder_cls("cifar10").VERSION)
+    if not folder.exists():  # TFDS prepares beside it and renames: where it is, it once was whole
+        _prepare(root)
+    remedy = f"delete it (rm -r {shlex.quote(str(folder))}) and run the same command again to have it prepared anew"
+    try:
+        builder = tfds.builder("cifar10", data_dir=root)
+        shards = [path for split in builder.info.splits.values() for path in split.filepaths]
+        for path in map(Path, [folder / "dataset_info.json", *shards]):
+            if not path.exists():
+                raise UserError(f"{folder} is only half prepared, {path.name} is missing: {remedy}")
+        splits = {name: _read(builder, name) for name in ("train", "test")}
+    except UserError:
+        raise
+    except Exception as error:  # TFDS parses JSON, protocol buffers, records and PNG, each with errors of its own
+        raise UserError(f"{folder} is damaged ({_first_line(error)}): {remedy}") from None
+    return splits, folder
+
+
+def _first_line(error):
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _read(builder, split):
+    import tensorflow_datasets as tfds
+
+    with tf.Graph().as_default():
+        tensors = builder.as_dataset(split=split, batch_size=-1, shuffle_files=False)
+        arrays = tfds.as_numpy(tensors)
+    images, labels = arrays["image"], arrays["label"].astype(np.int64)
+    expected = builder.info.splits[split].num_examples
+    if len(labels) != expected or images.shape[1:] != IMAGE_SHAPE or images.dtype != np.uint8:
+        raise ValueError(f"{split} holds images {images.shape} {images.dtype}, not ({expected}, 32, 32, 3) uint8")
+    if labels.min() < 0 or labels.max() >= len(CLASSES):
+        raise ValueError(f"{split} holds a label outside 0..9")
+    return images, labels
+
+
+def _prepare(root):
+    """Downloads CIFAR-10 into a TFDS directory, or takes the archive that was put there by hand.
+
+    TFDS checks the archive's SHA-256 before it unpacks it, into a directory of its own.
+    """
+    import tensorflow_datasets as tfds
+
+    archive = root / ARCHIVE
+    by_hand = archive.is_file()
+    offline = (
+        f"fetch {ARCHIVE_URL} on a machine that can, put it into {root} and run the same command again, "
+        "or try everything without data: make demo"
+    )
+    if not by_hand:
+        print(f"CIFAR-10 is not in {root} yet: downloading 162 MiB from {ARCHIVE_URL}", flush=True)
+        _check_reachable(offline)
+    config = tfds.download.DownloadConfig(manual_dir=root) if by_hand else None
+    try:
+        tfds.builder("cifar10", data_dir=root).download_and_prepare(download_config=config)
+    except tfds.download.download_manager.NonMatchingChecksumError:
+        if by_hand:
+            raise UserError(
+                f"{archive} is not the published archive, its checksum is wrong: delete it (rm "
+                f"{shlex.quote(str(archive))}), {offline}"
+            ) from None
+        raise UserError(
+            f"what came from {ARCHIVE_URL} has the wrong checksum: run the same command again, or {offline}"
+        ) from None
+    except Exception as error:  # TFDS and its HTTP client raise many kinds; each means that the data did not come
+        raise UserError(f"CIFAR-10 could not be prepared ({_first_line(error)}): {offline}") from None
+
+
+def _check_reachable(offline):
+    """TFDS retries a dead network for minutes; this finds out within CONNECT_SECONDS, DNS included."""
+    outcome = queue.Queue()
+
+    def ask():
+        try:
+            request = urllib.request.Request(ARCHIVE_URL, method="HEAD")
+            urllib.request.urlopen(request, timeout=CONNECT_SECONDS).close()
+            outcome.put(None)
+        except OSError as error:
+            outcome.put(getattr(error, "reason", error))
+
+    threading.Thread(target=ask, daemon=True).start()  # the end of the process does not wait for the answer
+    try:
+        reason = outcome.get(timeout=CONNECT_SECONDS)
+    except queue.Empty:
+        reason = f"no answer within {CONNECT_SECONDS} s"
+    if reason is not None:
+        raise UserError(f"CIFAR-10 could not be downloaded ({reason}): {offline}")

@@ -1,0 +1,72 @@
+"""Files that are whole or not there: written beside, flushed, renamed; and their digests."""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import re
+
+import numpy as np
+
+
+def write_whole(path, content):
+    """Writes bytes to a file, whole or not at all.
+
+    Raises:
+      OSError: with the file's name.
+    """
+    beside = path.with_name(f".{path.name}.new")
+    try:
+        with naming(path):
+            with beside.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming(path):
+    """Turns every failure to write `path`, TensorFlow's included, into an OSError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    except Exception as error:
+        if not hasattr(error, "error_code"):  # of every tf.errors.OpError; this module does without TensorFlow
+            raise
+        raise OSError(None, _reason(error), str(path)) from None
+
+
+def _reason(error):
+    """What went wrong, out of the many lines of a TensorFlow error: "<file>; <reason>" is one of them."""
+    found = re.search("; (.+)$", error.message, re.MULTILINE)
+    return found[1] if found else error.message.splitlines()[0]
+
+
+def write_json(path, value):
+    write_whole(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def write_arrays(path, arrays):
+    """Writes an .npz; read it with numpy.load(path, allow_pickle=False)."""
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    write_whole(path, content.getvalue())
+
+
+def sha256(path):
+    """The SHA-256 digest of a file, in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def flush_to_disk(path):
+    """Waits until a file, or the names in a directory, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,197 @@
+"""The run directory: entered once, locked, and never overwritten.
+
+config.json      every flag, versions, device, git commit; the first file of a run
+train.log        what was printed
+metrics.jsonl    one JSON object per evaluation
+summary.json     the last evaluation, with the gain; at the end of a run, as predictions.npz and curves.png
+curves.png       raw and EMA test accuracy over epochs
+checkpoints/     see training.checkpoints
+snapshots/       step-<step>.npz, the power-function averages
+tensorboard/     a directory for each classifier, all on one chart
+.lock            names the process that writes here
+"""
+
+import argparse
+import contextlib
+import fcntl
+import os
+import platform
+import shlex
+import socket
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+from training import checkpoints
+from training.config import load_config, load_flags, load_precision
+from training.errors import UserError
+from training.files import write_arrays, write_json
+from training.log import send_log_to
+
+UNBEGUN = {".lock", ".config.json.new"}  # all that a start leaves behind when it is killed before config.json is there
+locks = {}  # resolved run directory to its open .lock, which is held until the process ends
+
+
+class Begun(NamedTuple):
+    """What there is of a run before this process goes on with it."""
+
+    flags: argparse.Namespace  # as typed then
+    precision: str
+    step: int  # of the newest checkpoint
+
+
+class RunDirectory:
+    """The directory of a run that this process trains. Until `begin`, nothing of a run that is there is changed.
+
+    Args:
+      run_dir: its path.
+      resume: whether the run in it is to be continued.
+
+    Raises:
+      UserError: as `check`.
+    """
+
+    def __init__(self, run_dir, resume=False):
+        self.path, self.resume = Path(run_dir), resume
+        self.check()
+
+    def check(self):
+        """Checks, without touching it, that the directory can take a new run or, with resume, go on with its own.
+
+        Raises:
+          UserError: a new run would overwrite something, or there is nothing whole to resume from.
+        """
+        path = self.path
+        if self.resume:
+            _check_resumable(path)
+        elif (path / "config.json").exists():
+            raise UserError(f"{path} exists already: continue it with --resume, or choose another --run_dir")
+        elif path.exists() and (not path.is_dir() or {file.name for file in path.iterdir()} - UNBEGUN):
+            raise UserError(f"{path} exists already and holds something else than a run: choose another --run_dir")
+
+    def begun(self):
+        """The run that is there already, as Begun; None for a new one."""
+        if not self.resume:
+            return None
+        return Begun(load_flags(self.path), load_precision(self.path), checkpoints.last_step(self.path))
+
+    def enter(self):
+        """Makes the directory where it is missing, and locks it until the process ends, however it ends.
+
+        Raises:
+          UserError: it cannot be written, another process writes in it, or `check` refuses it by now.
+        """
+        with _writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            _lock(self.path)
+            checkpoints.put_back(self.path)
+            self.check()  # again: another process may have come and gone since
+            if self.resume:
+                send_log_to(self.path / "train.log")
+
+    def restore(self, saver, session):
+        """The state of the newest checkpoint that is whole, restored; None where the run begins at step 0."""
+        if self.resume and checkpoints.found(self.path):  # a run that was killed before its first one begins again
+            return checkpoints.restore(self.path, saver, session)
+        return None
+
+    def begin(self, config, step):
+        """Writes config.json, opens the log, and forgets what tells of steps after `step`.
+
+        Args:
+          config: dict with `flags` and what was resolved, `device` among it. The versions and the commit are added, and
+            as `history` those of every process that has trained the run, each from which step on.
+          step: at which this process begins.
+        """
+        made_with = {"versions": versions(), "git_commit": git_commit()}
+        history = []
+        if self.resume:
+            before = load_config(self.path)
+            first = {name: before.get(name) for name in ("device", "versions", "git_commit")}
+            history = before.get("history") or [{"step": 0} | first]
+        history = [*history, {"step": step, "device": config["device"]} | made_with]
+        with _writing(self.path):
+            write_json(self.path / "config.json", config | made_with | {"history": history})
+            send_log_to(self.path / "train.log")
+            self._forget_after(step)
+
+    def _forget_after(self, step):
+        """Deletes what tells of steps after `step`, whose work is done again, or of a former end of the run."""
+        for file in (self.path / "snapshots").glob("step-*.npz"):
+            if file.name > f"step-{step:09d}.npz":
+                file.unlink()
+        for name in ("summary.json", "predictions.npz", "curves.png"):
+            (self.path / name).unlink(missing_ok=True)
+
+    def save_snapshot(self, step, arrays):
+        """Keeps the power-function averages of a step, {"<width>/<variable>": array}, for evaluate.py posthoc."""
+        (self.path / "snapshots").mkdir(exist_ok=True)
+        write_arrays(self.path / "snapshots" / f"step-{step:09d}.npz", arrays)
+
+    @property
+    def resume_command(self):
+        return f"python train.py --resume --run_dir {shlex.quote(str(self.path))}"
+
+
+def _check_resumable(path):
+    """A run without any checkpoint begins again at step 0, unless evaluations show that it had one."""
+    found = checkpoints.found(path)
+    if found and not any(checkpoints.damage(checkpoint) is None for checkpoint in reversed(found)):
+        raise checkpoints.unusable(path)
+    metrics = path / "metrics.jsonl"
+    if not found and metrics.exists() and metrics.stat().st_size:
+        raise UserError(
+            f"{path} holds evaluations but no checkpoint to resume: restore {path / 'checkpoints'} from a copy, or "
+            "start anew in another --run_dir"
+        )
+
+
+@contextlib.contextmanager
+def _writing(path):
+    """Turns a failure to write into the directory `path` into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}): make room or get access, or choose another --run_dir"
+        ) from None
+
+
+def _lock(path):
+    """Locks the directory for this process; the kernel unlocks it when the process is gone, so no lock is ever stale.
+
+    On NFS the lock holds between machines where the server supports locking, as every NFSv4 server does.
+    """
+    if path.resolve() in locks:
+        return
+    file = (path / ".lock").open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+        file.close()
+        raise UserError(
+            f"{path} is in use by {holder}: wait until it ends or stop it (kill -TERM, which saves), or choose "
+            "another --run_dir"
+        ) from None
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    file.flush()
+    locks[path.resolve()] = file
+
+
+def versions():
+    return {"python": platform.python_version(), "tensorflow": tf.__version__, "numpy": np.__version__}
+
+
+def git_commit():
+    """The commit of this source tree, or None outside a git checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

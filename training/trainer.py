@@ -1,0 +1,224 @@
+"""The trainer around the graph: steps, evaluations, checkpoints and the log, from wherever the run left off."""
+
+import math
+import time
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+from training import checkpoints, console, signals
+from training.config import saved_flags
+from training.device_loop import MAX_SKIPPED
+from training.errors import UserError
+from training.files import write_arrays, write_json
+from training.log import log
+from training.metrics import Metrics
+from training.plots import draw_curves
+from training.stderr import captured_stderr
+
+
+class Trainer:
+    """Trains one run. `train` does it all; the other methods are its parts.
+
+    Args:
+      settings: training.settings.Settings.
+      dataset: train, test and perhaps validation, each with `labels`; `evaluated`, name to such; `source`.
+      graph: step, loop, shuffle, averages, tested and var_class, as train.Graph, built in the default graph.
+      feeds: for the initializers of the local variables.
+      directory: training.run_directory.RunDirectory, entered.
+      session: on the default graph.
+      stop: signals.Stop.
+    """
+
+    def __init__(self, settings, dataset, graph, feeds, directory, session, stop):
+        self.settings, self.flags, self.dataset, self.graph = settings, settings.flags, dataset, graph
+        self.directory, self.session, self.stop = directory, session, stop
+        self.saver = tf.train.Saver(tf.global_variables(), max_to_keep=None)
+        with captured_stderr():
+            session.run([tf.global_variables_initializer(), tf.local_variables_initializer()], feeds)
+        state = directory.restore(self.saver, session) or {}
+        self.step = self.saved_step = state.get("step", 0)
+        self.saved_at = time.monotonic()
+        self.training_seconds = state.get("training_seconds", 0.0)  # since the last evaluation
+        self.interval_start = state.get("interval_start", 0)  # the step of the last evaluation
+        self.started = time.monotonic() - state.get("seconds", 0.0)
+        self.evaluated = state.get("rows", [])  # before this process
+        self.predictions = {}  # label to test logits, of the last evaluation
+
+    def train(self):
+        """Trains to the last epoch and writes what is left at the end.
+
+        Raises:
+          UserError: a signal or a failure to write ended the run early; the message says how to go on.
+        """
+        path = self.directory.path
+        self.directory.begin({"flags": saved_flags(self.flags)} | self.settings.resolved(), self.step)
+        try:
+            self.metrics = Metrics(path, self.evaluated)
+            self.run()
+            self.finish()
+        except OSError as error:
+            raise UserError(
+                f"{error.filename or path} could not be written ({error.strerror}): make room, then continue with: "
+                f"{self.directory.resume_command}"
+            ) from None
+
+    def run(self):
+        settings, flags = self.settings, self.flags
+        resumed = f", resumed at step {self.step}" if self.directory.resume else ""
+        for line in console.preamble(settings, self.dataset.source, self.graph, f"{self.directory.path}{resumed}"):
+            log.info(line)
+        with console.bar(settings.total_steps * flags.batch_size, self.step * flags.batch_size) as bar:
+            self.session.run(self.graph.shuffle)
+            while True:
+                if self.evaluation_is_due():
+                    row = self.evaluate()
+                    self.save(row)  # first of all: metrics.jsonl never tells more than the checkpoints
+                    self.metrics.append(row)
+                    log.info(console.line(row, settings.primary))
+                elif self.checkpoint_is_due():
+                    self.save()
+                if self.step >= settings.total_steps:
+                    break
+                if self.stop.signal:
+                    self.stop_early()
+                bar.update(self.run_steps() * flags.batch_size)
+
+    def evaluation_is_due(self):
+        interval = self.flags.eval_every * self.settings.epoch_steps
+        at_boundary = self.step > 0 and (self.step % interval == 0 or self.step >= self.settings.total_steps)
+        return at_boundary and not self.was_evaluated()
+
+    def was_evaluated(self):
+        return bool(self.metrics.rows) and self.metrics.rows[-1]["step"] == self.step
+
+    def checkpoint_is_due(self):
+        every = self.flags.checkpoint_every
+        overdue = time.monotonic() - self.saved_at >= every.seconds
+        return self.step > self.saved_step and (overdue or (every.steps and self.step % every.steps == 0))
+
+    def run_steps(self):
+        """Drives the device for a few steps, within one epoch and between two snapshots; returns how many."""
+        loop, before = self.graph.loop, self.step
+        if self.step % self.settings.epoch_steps == 0:
+            self.session.run(self.graph.shuffle)
+        if self.was_evaluated():
+            self.session.run(loop.reset)
+            self.training_seconds, self.interval_start = 0.0, self.step
+        started = time.monotonic()
+        until = min(self.step + self.settings.steps_per_run, self.next_boundary(), self.next_checkpoint())
+        progress = self.session.run(loop.train, {loop.until: until})
+        self.step = int(progress.step)
+        self.training_seconds += time.monotonic() - started
+        if progress.skipped_in_a_row >= MAX_SKIPPED:
+            sentence = (
+                f"training stopped at step {self.step}: the loss or its gradients were not finite for {MAX_SKIPPED} "
+                f"steps in a row; start anew with a --learning_rate below {self.flags.learning_rate:g}"
+            )
+            log.error(sentence)  # for train.log
+            raise UserError(sentence)
+        if self.graph.averages.powers and self.step == self.next_boundary(before):
+            self.directory.save_snapshot(self.step, self.snapshot())
+        return self.step - before
+
+    def next_boundary(self, after=None):
+        """The first step after `after` at which an epoch ends or the power-function averages are to be kept."""
+        after = self.step if after is None else after
+        epoch_steps = self.settings.epoch_steps
+        epoch = after // epoch_steps
+        count = self.flags.snapshots if self.graph.averages.powers else 1
+        steps = (epoch * epoch_steps + (k + 1) * epoch_steps // count for k in range(count))
+        return next(step for step in steps if step > after)
+
+    def next_checkpoint(self):
+        """The next step at which --checkpoint_every, where it counts steps, wants a checkpoint."""
+        every = self.flags.checkpoint_every.steps
+        return (self.step // every + 1) * every if every else math.inf
+
+    def snapshot(self):
+        """The power-function averages: {"<width>/<variable>": array}."""
+        shadows = {
+            f"{one.name}/{variable.op.name}": one.of_weights.average(variable)
+            for one in self.graph.averages.powers
+            for variable in self.graph.var_class
+        }
+        return self.session.run(shadows | {"updates": self.graph.averages.updates})
+
+    def evaluate(self):
+        """One row of metrics.jsonl: training since the last evaluation, and every classifier on every whole set."""
+        totals = self.session.run(self.graph.loop.totals)
+        steps = self.step - self.interval_start
+        counted = max(1, steps - int(totals.skipped))
+        accuracy, seconds = {name: {} for name in self.dataset.evaluated}, {}
+        for label in self.graph.tested:
+            if self.stop.signal:  # the evaluation is done again on resumption, bit for bit
+                self.stop_early()
+            started = time.monotonic()
+            logits = self.predict(label)
+            self.predictions[str(label)] = logits["test"]
+            for name, split in self.dataset.evaluated.items():
+                accuracy[name][str(label)] = float(np.mean(logits[name].argmax(1) == split.labels))
+            seconds[str(label)] = time.monotonic() - started
+        if totals.skipped:
+            log.warning(f"{totals.skipped} of {steps} steps had no finite loss and gradients, and were skipped")
+        row = {
+            "epoch": self.step // self.settings.epoch_steps,
+            "step": self.step,
+            "train_loss": float(totals.loss) / counted,
+            "train_accuracy": int(totals.correct) / counted / self.flags.batch_size,
+            "raw_accuracy": accuracy["test"]["raw"],
+            "ema_accuracy": accuracy["test"][str(self.settings.primary)],
+            "images_per_second": steps * self.flags.batch_size / self.training_seconds,
+            "seconds": time.monotonic() - self.started,
+            "skipped_steps": int(totals.skipped),
+            "classifiers": accuracy.pop("test"),
+            "evaluation_seconds": seconds,
+        }
+        return row | accuracy
+
+    def predict(self, label):
+        """ "test" and perhaps "validation" to logits [N, 10] of one classifier, its batch statistics recomputed first
+        where that is its policy."""
+        tested = self.graph.tested[label]
+        if tested.recompute is not None:
+            self.session.run(tested.recompute)
+        return self.session.run(tested.logits)
+
+    def save(self, *new_rows):
+        """Saves a checkpoint, with the rows of every evaluation so far and of `new_rows`."""
+        state = {
+            "step": self.step,
+            "seconds": time.monotonic() - self.started,
+            "training_seconds": self.training_seconds,
+            "interval_start": self.interval_start,
+            "rows": [*self.metrics.rows, *new_rows],
+        }
+        checkpoints.save(self.directory.path, self.saver, self.session, state)
+        self.saved_step, self.saved_at = self.step, time.monotonic()
+
+    def stop_early(self):
+        self.save()
+        raise UserError(
+            f"stopped by {signals.NAMES[self.stop.signal]} at step {self.step}, checkpoint saved; "
+            f"continue with: {self.directory.resume_command}",
+            128 + self.stop.signal,
+        )
+
+    def finish(self):
+        """summary.json, predictions.npz, curves.png and the last lines of the log."""
+        path, last = self.directory.path, self.metrics.rows[-1]
+        primary = self.settings.primary
+        predictions = self.predictions or {str(label): self.predict(label)["test"] for label in self.graph.tested}
+        write_arrays(path / "predictions.npz", {"labels": self.dataset.test.labels} | predictions)
+        summary = {
+            **last,
+            "gain": last["ema_accuracy"] - last["classifiers"][str(primary.baseline)],
+            "baseline": str(primary.baseline),
+            "parameters": console.parameters(self.graph.var_class),
+            "device": self.settings.device.description,
+            "precision": self.settings.precision,
+        }
+        write_json(path / "summary.json", summary)
+        draw_curves(path, self.metrics.rows)
+        for line in console.ending(summary, primary, path):
+            log.info(line)
