@@ -11,8 +11,8 @@ import tensorflow.compat.v1 as tf
 import data
 import devices
 import loop
-import pictures
 import report
+from analysis import image_files
 from errors import UserError
 from export import read_manifest
 from plain import BATCH, Plain
@@ -28,7 +28,7 @@ def main(args):
     """
     devices.choose("auto")
     classifiers = of_model(Path(args.model)) if args.model else of_run(args.run_dir, args.data_dir)
-    paths = list(dict.fromkeys(pictures.expand(args.images)))
+    paths = list(dict.fromkeys(image_files.expand(args.images)))
     images, errors = decode(paths)
     rows = classify(classifiers, images)
     if args.json:
@@ -74,10 +74,10 @@ def of_model(directory):
 
 def decode(paths):
     """Reads image files: ({path: [32, 32, 3] uint8}, {path: what is wrong with it})."""
-    decoder, images, errors = pictures.Decoder(), {}, {}
+    images, errors = {}, {}
     for path in paths:
         try:
-            images[path] = decoder(path)
+            images[path] = image_files.read_image(path)
         except UserError as error:
             errors[path] = str(error)
     return images, errors
