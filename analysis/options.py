@@ -40,5 +40,7 @@ def build_evaluate_parser():
     source.add_argument("--run_dir", metavar="DIR", help="of a run of train.py")
     source.add_argument("--model", metavar="DIR", help="written by evaluate.py export")
     predict.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
-    predict.add_argument("images", metavar="IMAGE", nargs="+", help="JPEG, PNG, GIF or BMP file, or directory of such")
+    predict.add_argument(
+        "images", metavar="IMAGE", nargs="+", help="JPEG, PNG, GIF, BMP or WebP file, or directory of such"
+    )
     return parser
