@@ -26,17 +26,17 @@ from matplotlib.figure import Figure  # without pyplot: no display, no global st
 
 import export
 import loop
-import measures
 import posthoc
 import predict
 import runs
+from analysis import statistics
 from trained import Trained
 
 
 def print_table(args):
     """Prints one row per classifier, in the format asked for."""
     with Trained(args.run_dir, args.data_dir) as run:
-        rows = measures.compare({label: run.logits(label) for label in run.graph.logits}, run.dataset.test.labels)
+        rows = statistics.compare({label: run.logits(label) for label in run.graph.logits}, run.dataset.test.labels)
     print_rows(rows, args.format)
 
 

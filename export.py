@@ -22,8 +22,8 @@ import tensorflow.compat.v1 as tf
 import data
 import flags as command_line
 import loop
-import measures
 import runs
+from analysis.statistics import log_softmax
 from errors import UserError
 from plain import Plain
 from trained import Trained
@@ -134,7 +134,7 @@ def verify(directory, images, logits, tolerance):
       UserError: it does not load, or predicts something else.
     """
     answers = ask(directory, images)
-    difference = np.abs(answers["probabilities"] - np.exp(measures.log_softmax(logits))).max()
+    difference = np.abs(answers["probabilities"] - np.exp(log_softmax(logits))).max()
     ids = logits.argmax(1)
     names = np.array(data.CLASSES, "S")[answers["class_ids"]]
     flips = int((answers["class_ids"] != ids).sum())

@@ -12,7 +12,7 @@ import data
 import devices
 import loop
 import pictures
-import report
+from analysis.finished import read_run
 from errors import UserError
 from export import read_manifest
 from plain import BATCH, Plain
@@ -51,7 +51,7 @@ def of_run(run_dir, data_dir):
     Returns:
       Label to function from images [N, 32, 32, 3] uint8 to probabilities [N, 10].
     """
-    run = report.read_run(Path(run_dir))
+    run = read_run(Path(run_dir))
     primary = next(label for label in run.rows[-1]["classifiers"] if label.startswith("ema/"))
     plain = {label: Plain(run, label, primary.split("/")[1]) for label in (loop.baseline(primary), primary)}
     if primary.endswith("/recomputed"):

@@ -12,8 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import flags
-import report
 import runs
+from analysis import finished
 from errors import UserError
 
 
@@ -218,7 +218,7 @@ def test_damaged_metrics_are_refused_or_read_by_the_report_and_no_matter_to_a_re
     function, place, noise = damage
     file = path / "metrics.jsonl"
     with damaged(file, function(file.read_bytes(), place, noise)):
-        read = outcome(report.read_run, path)
+        read = outcome(finished.read_run, path)
         assert read is None or isinstance(read.rows, list)
         assert outcome(resumed, path) is not None
     runs.Metrics(path, ROWS)
