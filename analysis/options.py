@@ -44,3 +44,16 @@ def build_evaluate_parser():
         "images", metavar="IMAGE", nargs="+", help="JPEG, PNG, GIF, BMP or WebP file, or directory of such"
     )
     return parser
+
+
+def report_parser():
+    parser = Parser(
+        prog="report.py",
+        description="Tables and figures over seeds, from run directories.",
+        formatter_class=Formatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="a run directory, or a directory of them")
+    parser.add_argument("--output", metavar="DIR", default="report", help="where to write")
+    parser.add_argument("--data_dir", metavar="DIR", help="TFDS directory of the images (default: each run's own)")
+    return parser

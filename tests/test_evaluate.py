@@ -6,14 +6,14 @@ import io
 import json
 from types import SimpleNamespace
 
+import flags
 import numpy as np
+import posthoc
 import pytest
+from errors import UserError
 
 import evaluate
-import flags
-import measures
-import posthoc
-from errors import UserError
+from analysis.statistics import log_softmax
 
 LABELS = [
     "raw",
@@ -123,7 +123,7 @@ def test_reopened_run_gives_the_logits_that_training_left(trained):
     with np.load(trained.path / "predictions.npz", allow_pickle=False) as saved:
         assert set(saved) == {"labels", *LABELS}
         for label in LABELS:
-            difference = measures.log_softmax(trained.logits(label)) - measures.log_softmax(saved[label])
+            difference = log_softmax(trained.logits(label)) - log_softmax(saved[label])
             assert np.abs(difference).max() < 1e-5, label
 
 

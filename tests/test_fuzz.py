@@ -6,15 +6,15 @@ import io
 import json
 import logging
 
+import flags
 import pytest
+import runs
 import tensorflow.compat.v1 as tf
+from errors import UserError
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-import flags
-import report
-import runs
-from errors import UserError
+from analysis import finished
 
 
 def fuzz(examples):
@@ -218,7 +218,7 @@ def test_damaged_metrics_are_refused_or_read_by_the_report_and_no_matter_to_a_re
     function, place, noise = damage
     file = path / "metrics.jsonl"
     with damaged(file, function(file.read_bytes(), place, noise)):
-        read = outcome(report.read_run, path)
+        read = outcome(finished.read_run, path)
         assert read is None or isinstance(read.rows, list)
         assert outcome(resumed, path) is not None
     runs.Metrics(path, ROWS)

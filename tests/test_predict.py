@@ -4,16 +4,16 @@ import json
 import os
 from pathlib import Path
 
-import numpy as np
-import pytest
-import scipy.special
-from PIL import Image
-
 import export
 import flags
+import numpy as np
 import predict
-from data import CLASSES
+import pytest
+import scipy.special
 from errors import UserError
+from PIL import Image
+
+from data import CLASSES
 
 
 def arguments(*argv):

@@ -12,19 +12,19 @@ import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+import flags as command_line
 import matplotlib.image
 import numpy as np
 import pytest
 import scipy.stats
+from errors import UserError
 
 import data
-import flags as command_line
 import report
-import report_figures
-import report_gallery
-import report_page
-import report_tables
-from errors import UserError
+from analysis import figures as report_figures
+from analysis import finished, groups, statistics, tables
+from analysis import gallery as report_gallery
+from analysis import page as report_page
 
 ROOT = Path(__file__).parent.parent
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -55,7 +55,7 @@ def seeds(tmp_path, random):
 
 
 def groups_of(*paths):
-    return report.make_groups([report.read_run(path) for path in report.expand(paths)])
+    return groups.make_groups([finished.read_run(path) for path in finished.expand(paths)])
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -65,26 +65,26 @@ def groups_of(*paths):
 @pytest.mark.parametrize("confidence", [0.5, 0.95, 0.999])
 def test_t_quantile_equals_scipy(confidence):
     freedoms = np.arange(1, 201)
-    ours = [report_tables.t_quantile(int(freedom), confidence) for freedom in freedoms]
+    ours = [statistics.t_quantile(int(freedom), confidence) for freedom in freedoms]
     np.testing.assert_allclose(ours, scipy.stats.t.ppf((1 + confidence) / 2, freedoms), rtol=1e-9)
 
 
 def test_mean_interval_equals_scipy(random):
     values = random.normal(size=(5, 7))
-    mean, half = report_tables.mean_interval(values)
+    mean, half = statistics.mean_interval(values)
     expected = scipy.stats.ttest_1samp(values, 0, axis=0).confidence_interval(0.95)
     np.testing.assert_allclose([mean - half, mean + half], expected, rtol=1e-9)
 
 
 def test_a_single_seed_has_no_interval():
-    mean, half = report_tables.mean_interval([[0.5, 0.7]])
+    mean, half = statistics.mean_interval([[0.5, 0.7]])
     assert mean.tolist() == [0.5, 0.7] and half is None
 
 
 def test_the_summary_is_that_of_scipy_and_the_gain_is_paired(seeds):
     directory, raw, ema = seeds
     (group,) = groups_of(directory)
-    table = report_tables.summary_table(group)
+    table = tables.summary_table(group)
     assert "4 seeds (0, 1, 2, 3)" in table.caption and "epoch 3" in table.caption
     raw, ema = 100 * raw[:, -1], 100 * ema[:, -1]
     expected = [
@@ -102,7 +102,7 @@ def test_the_gain_at_equal_statistics_is_taken_against_the_raw_network_with_the_
         "ema/0.9/raw": 0.72, "ema/0.9/averaged": 0.76, "ema/0.9/recomputed": 0.79,
     }  # fmt: skip
     (group,) = groups_of(write_run(tmp_path / "run", classifiers=accuracies))
-    table = report_tables.classifier_table(group)
+    table = tables.classifier_table(group)
     over_raw = {row[0]: row[3] for row in table.rows}
     fair = {row[0]: row[5] for row in table.rows}
     assert list(over_raw.values()) == ["-", "+5.00", "+2.00", "+6.00", "+9.00"]
@@ -111,12 +111,12 @@ def test_the_gain_at_equal_statistics_is_taken_against_the_raw_network_with_the_
 
 def test_raw_and_one_ema_need_no_second_table(tmp_path):
     (group,) = groups_of(write_run(tmp_path / "run"))
-    assert report_tables.classifier_table(group) is None
+    assert tables.classifier_table(group) is None
 
 
 def test_text_columns_line_up():
-    table = report_tables.Table("what", ["", "mean"], [["raw", "7.00"], ["longer", "+12.00"]])
-    assert report_tables.as_text(table) == "what\n          mean\nraw       7.00\nlonger  +12.00"
+    table = tables.Table("what", ["", "mean"], [["raw", "7.00"], ["longer", "+12.00"]])
+    assert tables.as_text(table) == "what\n          mean\nraw       7.00\nlonger  +12.00"
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -134,9 +134,9 @@ def test_what_shapes_the_numbers_separates_runs_and_names_their_groups(tmp_path)
     write_run(tmp_path / "a", "--width", 0.5, "--seed", 1)
     write_run(tmp_path / "b", "--width", 0.25)
     write_run(tmp_path / "c", "--width", 0.5)
-    groups = groups_of(tmp_path / "a", tmp_path / "b", tmp_path / "c")
-    assert [group.title for group in groups] == ["width 0.5", "width 0.25"]
-    assert [len(group.runs) for group in groups] == [2, 1]
+    found = groups_of(tmp_path / "a", tmp_path / "b", tmp_path / "c")
+    assert [group.title for group in found] == ["width 0.5", "width 0.25"]
+    assert [len(group.runs) for group in found] == [2, 1]
 
 
 def test_the_precision_used_separates_runs_that_asked_for_auto(tmp_path):
@@ -193,7 +193,7 @@ def test_a_torn_last_line_is_what_a_crash_leaves(tmp_path):
     path = write_run(tmp_path / "run")
     with (path / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 4, "raw_acc')
-    assert len(report.read_run(path).rows) == 3
+    assert len(finished.read_run(path).rows) == 3
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_damaged_metrics_are_named(tmp_path, line, what):
     file = path / "metrics.jsonl"
     file.write_bytes(line.encode(errors="surrogateescape") + file.read_bytes())
     with pytest.raises(UserError, match=what) as error:
-        report.read_run(path)
+        finished.read_run(path)
     assert str(file) in str(error.value)
 
 

@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure  # without pyplot: no display, no global state
 
-from report_tables import mean_interval
+from analysis.statistics import mean_interval
 
 BLUE, VERMILION, GREEN, PURPLE, BLACK = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000"
 SIZE = (5, 3.6)  # inches; at 400 pixels wide the letters are still 11 pixels high

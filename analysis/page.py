@@ -6,7 +6,7 @@ from html import escape
 
 import matplotlib.image
 
-from report_tables import Table
+from analysis.tables import Table
 
 TITLE = "Raw weights and their exponential moving average"
 # The policy makes the browser itself refuse whatever is not in the file.

@@ -1,63 +1,8 @@
-"""Means and 95% Student t-intervals over seeds, and the tables that the report shows as text and as HTML."""
+"""The tables that the report shows as text and as HTML."""
 
-import math
 from typing import NamedTuple
 
-import numpy as np
-
-CONFIDENCE = 0.95
-
-
-def central_probability(theta, freedom):
-    """P(|T| < sqrt(freedom) tan(theta)) for Student's t with a whole number of degrees of freedom.
-
-    The finite series of Abramowitz & Stegun, Handbook of Mathematical Functions, 26.7.3 and 26.7.4: exact, and all of
-    its terms are positive, so nothing cancels.
-    """
-    odd, cosine = freedom % 2, math.cos(theta)
-    total, term = 0.0, cosine**odd
-    for power in range(odd, freedom - 1, 2):
-        if power > odd:
-            term *= (power - 1) / power * cosine**2
-        total += term
-    if odd:
-        return 2 / math.pi * (theta + math.sin(theta) * total)
-    return math.sin(theta) * total
-
-
-def t_quantile(freedom, confidence=CONFIDENCE):
-    """The t with P(|T| < t) = confidence, for Student's t with `freedom` = 1, 2, ... degrees of freedom.
-
-    Bisection over the angle of `central_probability`, which grows with it from 0 at 0 to 1 at pi / 2.
-    """
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):  # halves pi / 2 to below the resolution of a double
-        middle = (low + high) / 2
-        if central_probability(middle, freedom) < confidence:
-            low = middle
-        else:
-            high = middle
-    return math.sqrt(freedom) * math.tan((low + high) / 2)
-
-
-def mean_interval(values):
-    """Mean over seeds, and half the width of its 95% t-interval.
-
-    Args:
-      values: [S, ...], one row per seed. For a paired comparison: the differences, seed by seed.
-
-    Returns:
-      (mean, half): each [...]; half is None with a single seed, which says nothing about the spread.
-    """
-    values = np.asarray(values, np.float64)
-    seeds = len(values)
-    if seeds == 1:
-        return values[0], None
-    return values.mean(0), t_quantile(seeds - 1) * values.std(0, ddof=1) / math.sqrt(seeds)
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Tables
+from analysis.statistics import mean_interval
 
 
 class Table(NamedTuple):

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from errors import UserError
-from quiet import captured_stderr
+from training.errors import UserError
+from training.stderr import captured_stderr
 
 CLASS_COUNT = 10
 TILES = 24  # of each kind
