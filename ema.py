@@ -266,20 +266,31 @@ def after(*operations):
 BATCH_STATS = ("raw", "averaged", "recomputed")
 
 
-def recomputed_getter(inner, label):
+def recomputed_getter(inner, label, batch_stats):
     """A getter that gives a classifier batch statistics of its own, and takes everything else from `inner`.
 
     Args:
       inner: the getter of the weights; `ema_getter()` for the raw ones.
       label: the classifier's, in the names of its statistics. They are local variables: every
         evaluation computes them anew, so no checkpoint needs them.
+      batch_stats: the raw network's.
     """
+    # Made here and not by the first call of the network: that may come in a loop on the device, and a variable made
+    # inside a loop is read there once, before the first iteration.
+    own = {
+        variable.op.name: tf.get_variable(
+            f"recomputed/{label}/{variable.op.name}",
+            variable.shape,
+            initializer=tf.zeros_initializer(),
+            trainable=False,
+            collections=[tf.GraphKeys.LOCAL_VARIABLES],
+        )
+        for variable in batch_stats
+    }
 
     def getter(getter, name, *args, **kwargs):
-        if kwargs.get("trainable") is not False:
-            return inner(getter, name, *args, **kwargs)
-        kwargs |= {"reuse": tf.AUTO_REUSE, "collections": [tf.GraphKeys.LOCAL_VARIABLES]}
-        return getter(f"recomputed/{label}/{name}", *args, **kwargs)
+        variable = inner(getter, name, *args, **kwargs)
+        return own.get(name, variable)
 
     return getter
 

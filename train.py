@@ -108,7 +108,7 @@ def build(settings, dataset):
     tested = {}
     for label in settings.labels:
         getter = ema_getter(*averages.emas(label.decay, label.statistics))  # of no average for the raw weights
-        own = ema.recomputed_getter(getter, label) if label.statistics == "recomputed" else getter
+        own = ema.recomputed_getter(getter, label, batch_stats) if label.statistics == "recomputed" else getter
         rebuilt = functools.partial(network, reuse=True, getter=own)
         test = functools.partial(rebuilt, phase=False)
         logits = {name: data.map_images(test, variable, TEST_BATCH) for name, variable in images.items()}

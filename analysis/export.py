@@ -110,7 +110,7 @@ def write(run, label, output):
     shutil.rmtree(beside, ignore_errors=True)
     try:
         save_model(run, beside)
-        write_arrays(beside / "weights.npz", run.weights())
+        write_arrays(beside / "weights.npz", run.network.values())
         verified = verify(beside, run.dataset.test.images, logits, TOLERANCE[run.precision])
         manifest = describe(run, label, logits) | {"verified": verified, "sha256": digests(beside)}
         write_json(beside / "manifest.json", manifest)
@@ -122,7 +122,7 @@ def write(run, label, output):
 
 def save_model(run, directory):
     """Writes the network of a RestoredRun, as it is now, as a SavedModel with the one signature serving_default."""
-    with run.graph.as_default(), captured_stderr():  # v1's own builder calls what v2 deprecates
+    with run.network.graph.as_default(), captured_stderr():  # v1's own builder calls what v2 deprecates
         ids = tf.argmax(run.outputs, 1)
         outputs = {
             "probabilities": tf.nn.softmax(run.outputs),
@@ -131,14 +131,14 @@ def save_model(run, directory):
         }
         builder = tf.saved_model.Builder(str(directory))
         builder.add_meta_graph_and_variables(
-            run.session,
+            run.network.session,
             [tf.saved_model.tag_constants.SERVING],
             {
                 tf.saved_model.signature_constants.DEFAULT_SERVING_SIGNATURE_DEF_KEY: (
                     tf.saved_model.predict_signature_def({"images": run.images}, outputs)
                 )
             },
-            saver=tf.train.Saver(run.variables),
+            saver=tf.train.Saver(run.network.variables),
             strip_default_attrs=True,
         )
         builder.save()

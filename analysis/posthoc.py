@@ -47,7 +47,7 @@ def main(args):
         raw = results["raw/recomputed"] = accuracy(run)
         print(f"raw weights, recomputed statistics: {100 * raw:.2f}%")
         for width, weights in zip(widths, snapshots.synthesise(widths, basis), strict=True):
-            run.load(weights)
+            run.network.load(weights)
             run.recompute()
             results["widths"].append({"width": width, "accuracy": accuracy(run)})
             print(f"width {width:g}: {100 * results['widths'][-1]['accuracy']:.2f}%", flush=True)

@@ -19,10 +19,37 @@ from training.stderr import captured_stderr
 BATCH = 500  # images: what fits every machine, and what training evaluates with
 
 
+class Network:
+    """What `build` builds in a graph of its own, with a session, and variables that take any values.
+
+    Args:
+      build: function without arguments.
+    """
+
+    def __init__(self, build):
+        with tf.Graph().as_default() as self.graph:
+            self.built = build()
+            self.variables = tf.global_variables()
+            self.session = device.session()
+            with captured_stderr():
+                initializers = [tf.global_variables_initializer(), tf.local_variables_initializer()]
+                self.session.run(initializers, data.resident_feeds())
+
+    def load(self, values):
+        """Gives variables the arrays in `values`, by variable name, in one session.run."""
+        chosen = [variable for variable in self.variables if variable.op.name in values]
+        feeds = {variable.initializer.inputs[1]: values[variable.op.name] for variable in chosen}
+        self.session.run([variable.initializer for variable in chosen], feeds)
+
+    def values(self):
+        """Variable name to array."""
+        return self.session.run({variable.op.name: variable for variable in self.variables})
+
+
 class RestoredRun:
     """The newest whole checkpoint of a run, in a graph that is a test classifier and nothing else. A context manager.
 
-    `take` puts the values of a classifier into the network; `logits` asks it.
+    `take` makes the network one of the run's classifiers; `logits` asks it.
 
     Args:
       run_dir: of the run.
@@ -40,95 +67,89 @@ class RestoredRun:
         self.decays = decays_of(self.config, self.flags, self.state["rows"])
         self.labels = labels_of(self.decays, list(dict.fromkeys([*self.flags.ema_batch_stats, "raw", "recomputed"])))
         self.primary = next(label for label in self.labels if label.weights == "ema")
+        self.classifier = functools.partial(classifier, width=self.flags.width, dtype=tf.as_dtype(self.precision))
         device.choose("auto")
-        with tf.Graph().as_default() as self.graph:
-            self._build()
-            self.session = device.session()
-            with captured_stderr():
-                self.session.run(tf.global_variables_initializer())
-        self._recompute = None
+        self.network = Network(self._build)
+        self.images, self.outputs = self.network.built
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self.session.close()
+        self.network.session.close()
 
     def _build(self):
-        dtype = tf.as_dtype(self.precision)
-        self.network = functools.partial(classifier, width=self.flags.width, dtype=dtype)
-        self.images = tf.placeholder(tf.uint8, [None, *data.IMAGE_SHAPE], name="images")
-        count = tf.shape(self.images)[0]
+        """(uint8 images [N, 32, 32, 3], logits [N, 10] float32), for any N."""
+        images = tf.placeholder(tf.uint8, [None, *data.IMAGE_SHAPE], name="images")
+        count = tf.shape(images)[0]
         # TensorFlow's convolution fails on an empty batch: it gets one black image, whose logits are cut off.
-        padded = tf.pad(self.images, [[0, tf.maximum(0, 1 - count)], [0, 0], [0, 0], [0, 0]])
-        x = data.to_float(tf.ensure_shape(padded, self.images.shape))
-        self.outputs = self.network(x, phase=False)[:count]
-        self.variables = tf.global_variables()
+        padded = tf.pad(images, [[0, tf.maximum(0, 1 - count)], [0, 0], [0, 0], [0, 0]])
+        x = data.to_float(tf.ensure_shape(padded, images.shape))
+        return images, self.classifier(x, phase=False)[:count]
 
     @functools.cached_property
     def dataset(self):
         """The data.Dataset that the run was trained and tested on."""
         return data.load_for(self.flags)
 
+    @functools.cached_property
+    def _recomputing(self):
+        """The network over the run's first training images, and the operation that recomputes its statistics."""
+
+        def build():
+            self.classifier(tf.zeros([1, *data.IMAGE_SHAPE]), phase=False)  # makes the variables, outside the loop
+            first = self.dataset.train.images[: self.flags.recompute_size]
+            batches = data.in_order(data.resident(first, "first_images"), len(first), BATCH)
+            rate = self.flags.dropout if self.flags.recompute_dropout else 0.0
+            return ema.recompute(functools.partial(self.classifier, dropout_rate=rate), *batches, self.flags.seed)
+
+        return Network(build)
+
     def values(self, label):
         """What classifier `label` reads: variable name of the raw network to array; recomputed statistics excepted."""
+        names = [variable.op.name for variable in self.network.variables]
         if label.weights == "raw":
-            return {variable.op.name: self.saved[variable.op.name] for variable in self.variables}
-        suffix = ema.decay_suffix(label.decay, self.decays.index(label.decay))
-        shadow = tf.train.ExponentialMovingAverage(0.0, name=ema.shadow_suffix(suffix))
-        averaged = label.statistics == "averaged"
-        with self.graph.as_default():
-            names = {
-                variable.op.name: shadow.average_name(variable) if variable.trainable or averaged else variable.op.name
-                for variable in self.variables
-            }
-        return {name: self.saved[saved] for name, saved in names.items()}
-
-    def load(self, values):
-        """Gives variables the arrays in `values`, by variable name, in one session.run."""
-        chosen = [variable for variable in self.variables if variable.op.name in values]
-        feeds = {variable.initializer.inputs[1]: values[variable.op.name] for variable in chosen}
-        self.session.run([variable.initializer for variable in chosen], feeds)
+            return {name: self.saved[name] for name in names}
+        suffix = ema.shadow_suffix(ema.decay_suffix(label.decay, self.decays.index(label.decay)))
+        trainable = {variable.op.name for variable in self.network.variables if variable.trainable}
+        shadowed = names if label.statistics == "averaged" else trainable
+        return {name: self.saved[f"{name}/{suffix}" if name in shadowed else name] for name in names}
 
     def take(self, label):
-        """Makes the network classifier `label`, its batch statistics recomputed where that is its policy."""
+        """Makes the network classifier `label`, its batch statistics recomputed where that is its policy.
+
+        Raises:
+          UserError: the run has no such classifier.
+        """
         if label not in self.labels:
-            raise UserError(f"{self.path} holds no {label}, but {', '.join(map(str, self.labels))}: choose one", 2)
-        self.load(self.values(label))
+            known = ", ".join(map(str, self.labels))
+            raise UserError(f"{self.path} holds no {label}, but {known}: choose one of these", 2)
+        self.network.load(self.values(label))
         if label.statistics == "recomputed":
             self.recompute()
 
     def recompute(self):
         """Recomputes the batch statistics for the weights that the network has now, over training images."""
-        if self._recompute is None:
-            with self.graph.as_default():
-                first = self.dataset.train.images[: self.flags.recompute_size]
-                batches = data.in_order(data.resident(first, "first_images"), len(first), BATCH)
-                rate = self.flags.dropout if self.flags.recompute_dropout else 0.0
-                network = functools.partial(self.network, dropout_rate=rate)
-                self._recompute = ema.recompute(network, *batches, self.flags.seed)
-                self.session.run(tf.local_variables_initializer(), data.resident_feeds())
-        self.session.run(self._recompute)
+        recomputing = self._recomputing
+        recomputing.load(self.network.values())
+        recomputing.session.run(recomputing.built)
+        self.network.load(recomputing.values())
 
     def logits(self, images):
         """[N, 10] float32 for images [N, 32, 32, 3] uint8, by the classifier that the network is now."""
-        size = min(BATCH, len(images))
-        answers = []
-        for start in range(0, len(images), max(1, size)):
+        size = max(1, min(BATCH, len(images)))
+        answers = [np.zeros([0, len(data.CLASSES)], np.float32)]
+        for start in range(0, len(images), size):
             part = images[start : start + size]
             # As in training, the last batch is not short: it repeats its last image, and the surplus is cut off.
             padded = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
-            answers.append(self.session.run(self.outputs, {self.images: padded})[: len(part)])
-        return np.concatenate(answers) if answers else np.zeros([0, len(data.CLASSES)], np.float32)
+            answers.append(self.network.session.run(self.outputs, {self.images: padded})[: len(part)])
+        return np.concatenate(answers)
 
     def test_logits(self, label):
         """[N, 10] float32 of classifier `label` on the test set."""
         self.take(label)
         return self.logits(self.dataset.test.images)
-
-    def weights(self):
-        """The values that the network has now: variable name to array."""
-        return self.session.run({variable.op.name: variable for variable in self.variables})
 
 
 def decays_of(config, flags, rows):
