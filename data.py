@@ -188,7 +188,8 @@ def augment(images, seed):
     """
     size, height, width = images.shape[:3]
     seeds = tf2.random.split(seed, 3, "philox")
-    flip = tf2.random.stateless_uniform([size, 1], seeds[0], alg="philox") < 0.5
+    # Whole numbers: those are the same compiled by XLA or not, which floats are not.
+    flip = tf.equal(tf2.random.stateless_uniform([size, 1], seeds[0], 0, 2, tf.int32, "philox"), 1)
     rows = tf.range(height) + tf2.random.stateless_uniform(
         [size, 1], seeds[1], -MAX_SHIFT, MAX_SHIFT + 1, tf.int32, "philox"
     )

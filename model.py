@@ -75,7 +75,7 @@ def batch_norm(x, phase, internal_update=False, momentum=BATCH_NORM_MOMENTUM):
         output, _, _ = tf.nn.fused_batch_norm(
             images, gamma, beta, mean, var, epsilon=BATCH_NORM_EPSILON, is_training=False
         )
-        return tf.reshape(output, tf.shape(x))
+        return output if x.shape.rank == 4 else output[:, 0, 0, :]
 
     output, batch_mean, batch_var = tf.nn.fused_batch_norm(
         images, gamma, beta, epsilon=BATCH_NORM_EPSILON, is_training=True
@@ -90,8 +90,9 @@ def batch_norm(x, phase, internal_update=False, momentum=BATCH_NORM_MOMENTUM):
         for update in updates:
             tf.add_to_collection(tf.GraphKeys.UPDATE_OPS, update)
         updates = []
+    output = output if x.shape.rank == 4 else output[:, 0, 0, :]
     with tf.control_dependencies(updates):
-        return tf.reshape(output, tf.shape(x))
+        return tf.identity(output)  # the graph optimiser keeps what an identity waits for, not so with every op
 
 
 def leaky_relu(x):

@@ -70,7 +70,7 @@ def build(settings, dataset):
     tf.set_random_seed(flags.seed)
 
     # 1. The classifier. Its first use makes the variables, before anything else can shift their random seeds.
-    dtype = tf.as_dtype(settings.precision)
+    dtype = tf.as_dtype(settings.precision.name)
     network = functools.partial(classifier, width=flags.width, dropout_rate=flags.dropout, dtype=dtype)
     network(tf.zeros([1, *data.IMAGE_SHAPE]), phase=False)
     var_class = tf.get_collection("trainable_variables", "class")

@@ -29,7 +29,7 @@ def main(args):
             f"--basis {unknown[0]:g} was not tracked: choose from {', '.join(map(str, snapshots.widths))}", 2
         )
     widths = args.widths or [
-        round(float(width), 3) for width in np.geomspace(min(basis) / 2, min(2 * max(basis), 0.25), 10)
+        float(f"{width:.3g}") for width in np.geomspace(min(basis) / 2, min(2 * max(basis), 0.25), 10)
     ]
     checked = sorted(set(snapshots.widths) - set(basis))
     results = {

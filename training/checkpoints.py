@@ -109,12 +109,15 @@ def restore(path, saver, session):
     """
     checkpoint = newest_whole(path)
     definition = saver.saver_def
-    try:
-        # Saver.restore itself would take the brackets and asterisks of a directory's name for a pattern.
-        with captured_stderr():
+    with captured_stderr():
+        try:
+            # Saver.restore itself would take the brackets and asterisks of a directory's name for a pattern.
             session.run(definition.restore_op_name, {definition.filename_tensor_name: str(checkpoint / "model")})
-    except tf.errors.OpError:
-        raise does_not_fit(checkpoint) from None
+        except tf.errors.OpError:
+            raise UserError(
+                f"{checkpoint} is whole, but was written with other flags or by another version of this program: look "
+                f"at {path / 'config.json'}, and resume it with the version of its git_commit"
+            ) from None
     return _state(checkpoint)
 
 
@@ -144,13 +147,6 @@ def newest_whole(path):
             return checkpoint
         log.warning(f"{checkpoint} is damaged ({reason}): passing over it")
     raise unusable(path)
-
-
-def does_not_fit(checkpoint):
-    return UserError(
-        f"{checkpoint} is whole, but was written with other flags or by another version of this program: look at "
-        f"{checkpoint.parent.parent / 'config.json'}, and resume it with the version of its git_commit"
-    )
 
 
 def unusable(path):
