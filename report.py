@@ -21,18 +21,23 @@ def main(argv=None):
       SystemExit: status 0 after --help, 2 after a usage error.
     """
     arguments = report_parser().parse_args(argv)
-    from analysis import figures, finished, gallery, groups, page, tables  # matplotlib's import takes a moment
+    # Only now, because NumPy's and matplotlib's imports take a moment.
+    from analysis import beyond, figures, finished, gallery, groups, page, predictions, tables
 
     found = groups.make_groups([finished.read_run(path) for path in finished.expand(arguments.runs)])
     output = open_output(arguments.output)
     sections, texts = [], []
     for number, group in enumerate(found, 1):
-        shown = [tables.summary_table(group), tables.classifier_table(group)]
+        predicted, missing = predictions.read_all(group)
+        measured = beyond.measure(group, predicted, missing)
+        notes = group.notes + measured.notes
+        shown = [tables.summary_table(group), tables.classifier_table(group), tables.beyond_table(group, measured)]
         shown = [table for table in shown if table]
         drawn = figures.draw(group, output, f"{number}-" if len(found) > 1 else "")
-        images = gallery.gallery(group, arguments.data_dir)
-        sections.append(page.section(group, [*shown, tables.run_table(group)], drawn, images))
-        texts += [group.title, *group.notes, *map(tables.as_text, shown), images.sentence]
+        images = gallery.gallery(group, predicted, missing, arguments.data_dir)
+        runs, flags = tables.run_table(group), tables.flag_table(group)
+        sections.append(page.Section(group.title, notes, shown, list(drawn.values()), images, runs, flags))
+        texts += [group.title, *notes, *map(tables.as_text, shown), images.sentence]
     (output / "report.html").write_text(page.page(sections), encoding="utf-8")
     print(*texts, f"report: {output / 'report.html'}", sep="\n\n")  # last: a closed pipe (| head) costs no file
 

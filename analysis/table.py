@@ -31,13 +31,16 @@ def print_rows(rows, style):
 
 
 def as_text(rows):
-    """The table for a terminal: accuracy and interval in percent, flips and p-value against raw."""
+    """The table for a terminal: accuracy and interval in percent, flips and p-value against each one's own baseline."""
     width = max(len(row["label"]) for row in rows)
-    lines = [f"{'classifier':<{width}}  accuracy       95% interval    loss    ece  fixed  broken  p-value"]
+    wide = max(len(row["against"] or "against") for row in rows)
+    header = "accuracy       95% interval    loss    ece  fixed  broken  p-value"
+    lines = [f"{'classifier':<{width}}  {header}  {'against':>{wide}}"]
     for row in rows:
-        against = ("    -", "     -", "      -")
-        if row["p_value"] is not None:
-            against = (f"{row['fixed']:5d}", f"{row['broken']:6d}", f"{row['p_value']:7.2g}")
+        against = ("    -", "     -", "      -", f"{'-':>{wide}}")
+        if row["against"]:
+            flips = (f"{row['fixed']:5d}", f"{row['broken']:6d}", f"{row['p_value']:7.2g}")
+            against = (*flips, f"{row['against']:>{wide}}")
         percent = f"{100 * row['accuracy']:6.2f}%   {100 * row['low']:6.2f} ..{100 * row['high']:6.2f}%"
         lines.append(f"{row['label']:<{width}}   {percent}  {row['loss']:6.4f} {row['ece']:6.4f}  {'  '.join(against)}")
     return "\n".join(lines)

@@ -20,7 +20,7 @@ LABELS = [
     "raw/recomputed",
     *(f"ema/{decay}/{policy}" for decay in ("0.90", "0.80") for policy in ("averaged", "raw", "recomputed")),
 ]
-COLUMNS = ["label", "accuracy", "low", "high", "loss", "ece", "fixed", "broken", "p_value"]
+COLUMNS = ["label", "accuracy", "low", "high", "loss", "ece", "fixed", "broken", "p_value", "against"]
 
 
 @pytest.fixture
@@ -60,13 +60,14 @@ def test_table_in_csv_says_the_same(opened, capsys):
 
 def test_table_in_text_says_the_same_in_columns(opened, capsys):
     header, *lines = table("text", opened, capsys).splitlines()
-    for name in ("classifier", "accuracy", "95% interval", "loss", "ece", "fixed", "broken", "p-value"):
+    for name in ("classifier", "accuracy", "95% interval", "loss", "ece", "fixed", "broken", "p-value", "against"):
         assert name in header
     rows = json.loads(table("json", opened, capsys))
     for line, row in zip(lines, rows, strict=False):
         assert line.startswith(row["label"])
         assert f"{100 * row['accuracy']:.2f}%" in line
         assert len(line) == len(header)
+        assert line.endswith(f" {row['against'] or '-'}")
     assert any("ema/0.90/recomputed over raw" in line for line in lines[len(rows) :])
 
 

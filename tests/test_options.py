@@ -5,10 +5,9 @@ import re
 import subprocess
 import sys
 
+import flags
 import numpy as np
 import pytest
-
-import flags
 from errors import UserError
 
 # What the guide does, and this project's own choices, as its design states them; everything else is off.

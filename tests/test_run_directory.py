@@ -7,9 +7,8 @@ import subprocess
 
 import numpy as np
 import pytest
-import tensorflow.compat.v1 as tf
-
 import runs
+import tensorflow.compat.v1 as tf
 from errors import UserError
 
 

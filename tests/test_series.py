@@ -8,11 +8,10 @@ import sys
 import threading
 import time
 
-import pytest
-from conftest import ROOT, TINY_RUN
-
 import flags
+import pytest
 import seeds
+from conftest import ROOT, TINY_RUN
 from errors import UserError
 
 
