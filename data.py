@@ -45,16 +45,22 @@ def load(name, data_dir=None, train_size=None, test_size=None):
     Raises:
       UserError: the data is missing, damaged, cannot be downloaded, or has fewer images than asked for.
     """
+    dataset = _first(name, data_dir, train_size, test_size)
+    for split, size in (("train", train_size), ("test", test_size)):
+        available = len(getattr(dataset, split).labels)
+        if size and size > available:
+            raise UserError(f"--{split}_size {size} is more than the {available} images there are: ask for fewer", 2)
+    return dataset
+
+
+def _first(name, data_dir, train_size, test_size):
+    """As `load`, but with fewer images where there are not so many."""
+    sizes = {"train": train_size, "test": test_size}
     if name == "synthetic":
         splits, source = synthetic.load(), "synthetic"
     else:
-        splits, folder = cifar10.load(data_dir)
+        splits, folder = cifar10.load(data_dir, sizes)
         source = f"CIFAR-10 from {folder}"
-    sizes = {"train": train_size, "test": test_size}
-    for split, size in sizes.items():
-        available = len(splits[split][1])
-        if size and size > available:
-            raise UserError(f"--{split}_size {size} is more than the {available} images there are: ask for fewer", 2)
     train, test = (Split(*(array[: sizes[split]] for array in splits[split])) for split in ("train", "test"))
     return Dataset(train, test, f"{source}, {len(train.labels)} training and {len(test.labels)} test images")
 
@@ -71,6 +77,14 @@ def load_for(flags):
     noisy = replace_labels(dataset.train.labels, flags.label_noise, flags.seed)
     source = f"{dataset.source}; {flags.label_noise:.0%} of the training labels are wrong"
     return dataset._replace(train=dataset.train._replace(labels=noisy), source=source)
+
+
+def load_to_evaluate(flags):
+    """As `load_for`, with no more training images than batch statistics are recomputed over."""
+    if flags.validation_size:
+        return load_for(flags)
+    train_size = min(flags.recompute_size, flags.train_size or flags.recompute_size)
+    return _first(flags.dataset, flags.data_dir, train_size, flags.test_size)
 
 
 def hold_out(dataset, size):
