@@ -65,7 +65,7 @@ def gain_figure(epochs, gain, name, against):
     axes.axhline(0, color=BLACK, linewidth=1)
     _curve(axes, epochs, gain, GREEN, "-", f"{gain[:, -1].mean():+.2f} points at the end")
     _fit(axes, np.append(gain, 0))
-    axes.legend(loc="best", fontsize=10)
+    figure.legend(loc="outside upper center", fontsize=10)  # inside, the line at 0 may strike it through
     return figure
 
 

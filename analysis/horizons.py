@@ -1,7 +1,5 @@
 """Final accuracy against how far an average reaches back, in epochs: one curve per batch-statistics policy."""
 
-import math
-
 import numpy as np
 from matplotlib.figure import Figure  # without pyplot: no display, no global state
 
@@ -10,6 +8,7 @@ from analysis.styles import BAND_FROM, BLACK, GREEN, PURPLE, RAW, SIZE, VERMILIO
 from training.labels import Label
 
 POLICIES = {"raw": (VERMILION, "o", "-"), "averaged": (GREEN, "s", "-."), "recomputed": (PURPLE, "^", ":")}
+CROWDED = 0.14  # of the axis: numbers that stand closer than this are slanted
 
 
 def decays(classifiers):
@@ -126,13 +125,13 @@ def _star(axes, x, y):
 
 
 def _ticks(axes, x):
-    """A tick for every decay of {decay as typed: horizon}: its horizon below, the decay above."""
+    """A tick for every decay of {decay as typed: horizon}, ascending: its horizon below, the decay above."""
     above = axes.secondary_xaxis("top")
     axes.set_xticks(list(x.values()), [f"{epochs:.3g}" for epochs in x.values()])
     above.set_xticks(list(x.values()), list(x))
     above.set_xlabel("decay")
-    spread = math.log10(max(x.values()) / min(x.values()))
+    gaps = np.diff(np.log(list(x.values())))
     for axis in (axes, above):
         axis.set_xticks([], minor=True)
-        if len(x) > 3 * spread or len(x) > 6:
+        if gaps.min() <= CROWDED * gaps.sum():
             axis.tick_params(axis="x", rotation=45)

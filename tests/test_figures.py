@@ -138,7 +138,8 @@ def test_each_policy_is_a_curve_over_horizons_and_the_raw_weights_are_levels(tmp
         curve = curves[f"EMA, {policy} statistics"]
         expected = [final[f"ema/{decay}/{policy}"][0] for decay in ("0.9", "0.99", "0.9995")]
         np.testing.assert_allclose(curve.get_ydata(), expected)
-        np.testing.assert_allclose(curve.get_xdata(orig=False), np.array([10, 100, 2000]) / STEPS, rtol=0.07)  # side by side
+        x = curve.get_xdata(orig=False)
+        np.testing.assert_allclose(x, np.array([10, 100, 2000]) / STEPS, rtol=0.07)  # curves stand side by side
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0.0128", "0.128", "2.56"]
     (above,) = axes.child_axes
     assert [tick.get_text() for tick in above.get_xticklabels()] == ["0.9", "0.99", "0.9995"]
@@ -160,6 +161,17 @@ def test_below_five_seeds_each_is_a_marker_and_from_five_on_there_are_bars(tmp_p
     low, high = scipy.stats.ttest_1samp(final["ema/0.99/recomputed"], 0).confidence_interval(0.95)
     np.testing.assert_allclose(bars.get_segments()[1][:, 1], [low, high])
     assert "Bars: 95% t-intervals" in horizons.caption(group)
+
+
+@pytest.mark.parametrize(
+    ("decays", "rotation"), [(("0.998", "0.9985"), 0), (("0.9", "0.99", "0.991"), 45), (("0.99", "0.990"), 45)]
+)
+def test_only_ticks_that_would_run_into_each_other_are_slanted(tmp_path, decays, rotation):
+    labels = ["raw", *(f"ema/{decay}/raw" for decay in decays)]
+    (group,) = groups_of(write_run(tmp_path / "run", classifiers=level(dict.fromkeys(labels, 0.5))))
+    axes = horizons.horizon_figure(group).axes[0]
+    for axis in (axes, *axes.child_axes):
+        assert {tick.get_rotation() for tick in axis.get_xticklabels()} == {rotation}
 
 
 LABELS = ["raw", "ema/0.9/recomputed", "ema/0.99/recomputed", "ema/0.9995/recomputed", "ema/0.99/raw"]

@@ -127,8 +127,9 @@ def test_the_same_runs_give_the_same_bytes(page):
 
 
 def test_a_name_that_the_template_misspells_is_no_empty_cell():
-    with pytest.raises(jinja2.UndefinedError):
-        report_page.page([{"title": "a section without the rest"}])
+    template = report_page.environment().from_string("<td>{{ section.titel }}</td>")
+    with pytest.raises(jinja2.UndefinedError, match="titel"):
+        template.render(section=report_page.Section("title", [], [], [], None, None, None))
 
 
 # Runs inside the page. A window cannot be narrower than 500 pixels, a frame can.
