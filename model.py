@@ -171,13 +171,15 @@ def classifier(
         x = tf.cast(x, dtype)
         for block, (block_name, channels) in enumerate(BLOCKS):
             channels = max(1, round(channels * width))
+            pooled = block < len(BLOCKS) - 1
             for layer in range(1, 4):
                 with tf.variable_scope(f"{block_name}_{layer}"):
                     x = conv2d(x, channels, "conv")
                     x = batch_norm(x, phase, internal_update, momentum)
+                    if pooled and layer == 3:  # before leaky ReLU: it is increasing, so the result is the same
+                        x = max_pool(x)
                     x = leaky_relu(x)
-            if block < len(BLOCKS) - 1:
-                x = max_pool(x)
+            if pooled:
                 layer_seed = None if seed is None else tf2.random.experimental.stateless_fold_in(seed, block, "philox")
                 x = dropout(x, phase, dropout_rate, layer_seed)
         x = avg_pool(x)
