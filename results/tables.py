@@ -166,10 +166,8 @@ def horizons():
         best = max(labels, key=lambda decay: accuracy(runs, labels[decay], epoch, "validation").mean())
         plain, guides, chosen = (accuracy(runs, label, epoch) for label in (BASELINE, EMA, labels[best]))
         share = horizon(best, runs[0])
-        body.append(
-            [str(epoch), f"{plain.mean():.2f}", f"{guides.mean():.2f}", f"`{best}`, {share:.2g} epochs"]
-            + [f"{chosen.mean():.2f}", estimate(chosen - plain, "+")]
-        )
+        cells = [f"{plain.mean():.2f}", f"{guides.mean():.2f}", f"`{best}`, {share:.2g} epochs", f"{chosen.mean():.2f}"]
+        body.append([str(epoch), *cells, estimate(chosen - plain, "+")])
     return markdown(["epoch", "raw, %", "EMA 0.998, %", "chosen on validation", "EMA chosen, %", "its gain"], body)
 
 
@@ -209,13 +207,11 @@ def posthoc():
         found = json.loads((RESULTS / run / "posthoc.json").read_text())
         chosen = next(row for row in found["widths"] if row["width"] == found["chosen"])
         tests = [row["accuracy"] for row in found["widths"]]
-        body.append(
-            [str(seed), f"{chosen['width']:g}", f"{100 * chosen['validation']:.2f}", f"{100 * chosen['accuracy']:.2f}"]
-            + [f"{100 * min(tests):.2f} to {100 * max(tests):.2f}", f"{100 * found['raw/recomputed']:.2f}"]
-        )
-    return markdown(
-        ["seed", "width chosen", "validation, %", "test, %", "test over all widths, %", "raw/recomputed, %"], body
-    )
+        accuracies = (chosen["validation"], chosen["accuracy"], found["raw/recomputed"])
+        cells = [f"{100 * value:.2f}" for value in accuracies]
+        body.append([str(seed), f"{chosen['width']:g}", *cells, f"{100 * min(tests):.2f} to {100 * max(tests):.2f}"])
+    header = ["seed", "width chosen", "validation, %", "test, %", "raw/recomputed, %", "test over all widths, %"]
+    return markdown(header, body)
 
 
 def noise():
