@@ -420,3 +420,17 @@ def test_phase_must_be_a_bool(session, phase):
 def test_phase_as_a_tensor_is_refused(session):
     with pytest.raises(TypeError, match="phase must be True or False"):
         small(tf.zeros([1, 32, 32, 3]), phase=tf.placeholder(tf.bool, []))
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The loss
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_smoothed_cross_entropy_against_numpy(session, random, smoothing):
+    logits, labels = random.normal(size=(6, 10)).astype(np.float32), random.integers(0, 10, 6)
+    loss = session.run(model.cross_entropy(tf.constant(logits), tf.constant(labels), smoothing))
+    log_p = logits - np.log(np.exp(logits.astype(np.float64)).sum(1, keepdims=True))
+    targets = np.full((6, 10), smoothing / 10)
+    targets[np.arange(6), labels] += 1 - smoothing
+    assert loss == pytest.approx(-(targets * log_p).sum(1).mean(), rel=1e-6)
