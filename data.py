@@ -201,15 +201,14 @@ def augment(images, seed):
       seed: int32 [2]; the result is a pure function of (images, seed).
     """
     size, height, width = images.shape[:3]
-    seeds = tf2.random.split(seed, 3, "philox")
-    # Whole numbers: those are the same compiled by XLA or not, which floats are not.
-    flip = tf.equal(tf2.random.stateless_uniform([size, 1], seeds[0], 0, 2, tf.int32, "philox"), 1)
-    rows = tf.range(height) + tf2.random.stateless_uniform(
-        [size, 1], seeds[1], -MAX_SHIFT, MAX_SHIFT + 1, tf.int32, "philox"
+    # Whole words of random bits: floats, and whole numbers of a range, come out differently where XLA compiles them.
+    flips, downs, rights = (
+        tf2.random.stateless_uniform([size, 1], one, None, None, tf.int32, "philox")
+        for one in tf.unstack(tf2.random.split(seed, 3, "philox"))
     )
-    columns = tf.range(width) + tf2.random.stateless_uniform(
-        [size, 1], seeds[2], -MAX_SHIFT, MAX_SHIFT + 1, tf.int32, "philox"
-    )
+    flip = tf.equal(flips % 2, 1)
+    rows = tf.range(height) + downs % (2 * MAX_SHIFT + 1) - MAX_SHIFT
+    columns = tf.range(width) + rights % (2 * MAX_SHIFT + 1) - MAX_SHIFT
     columns = tf2.where(flip, width - 1 - columns, columns)
     images = tf.gather(images, _reflect(rows, height), axis=1, batch_dims=1)
     return tf.gather(images, _reflect(columns, width), axis=2, batch_dims=1)
