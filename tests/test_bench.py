@@ -8,11 +8,12 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import tensorflow.compat.v1 as tf
-from support.commands import PARAMETERS, ROOT
 
+ROOT = Path(__file__).parent.parent
 BENCHMARKS = ROOT / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
@@ -20,10 +21,8 @@ import bench  # noqa: E402 - found through the line above
 import ceiling  # noqa: E402
 import tables  # noqa: E402
 
-# The network of support.commands.TINY_RUN.
-TINY_BENCH = shlex.split(
-    "--rounds 1 --steps 2 --width 0.05 --train_size 64 --test_size 20 --batch_size 16 --device cpu"
-)
+TINY = shlex.split("--rounds 1 --steps 2 --width 0.05 --train_size 64 --test_size 20 --batch_size 16 --device cpu")
+PARAMETERS = 5_805  # of that network
 
 
 def contestant(title, *seconds, **about):
@@ -116,7 +115,7 @@ def test_driver_end_to_end(tmp_path):
     output = tmp_path / "results" / "bench.json"
     peers = {"torch-float32"} if importlib.util.find_spec("torch") else set()
     names = ["ours", "ours-no-ema", "torch-float32", "habit", "ceiling", "evaluation"]
-    command = [sys.executable, BENCHMARKS / "bench.py", *TINY_BENCH, "--output", output, "--only", *names]
+    command = [sys.executable, BENCHMARKS / "bench.py", *TINY, "--output", output, "--only", *names]
     process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert process.returncode == 0, process.stderr
     result = json.loads(output.read_text())
