@@ -152,10 +152,12 @@ class Batches:
       seed: Python int.
       step: int64 variable, the number of steps done.
       augmented: whether the images are flipped and shifted at random.
+      seed_dtype: of the seeds of dropout; see `model.words`.
     """
 
-    def __init__(self, split, batch_size, seed, step, augmented=False):
+    def __init__(self, split, batch_size, seed, step, augmented=False, seed_dtype=tf.int32):
         size = len(split.labels)
+        self.seed_dtype = seed_dtype
         self.batch_size, self.seed, self.augmented = batch_size, seed, augmented
         self.epoch_steps = size // batch_size
         self.images, self.labels = resident(split.images, "train_images"), resident(split.labels, "train_labels")
@@ -165,9 +167,8 @@ class Batches:
     def at(self, step):
         """The batch of a step, int64 scalar: images [B, 32, 32, 3] float32, labels [B] int64, dropout's seed [2]."""
         indices = tf.slice(self.order, [step % self.epoch_steps * self.batch_size], [self.batch_size])
-        dropout_seed, augment_seed = tf.unstack(
-            tf2.random.split(tf.stack([tf.constant(self.seed, tf.int64), step]), 2, "philox")
-        )
+        seeds = tf2.random.split(tf.stack([tf.constant(self.seed, tf.int64), step]), 2, "philox")
+        dropout_seed, augment_seed = tf.unstack(tf.cast(seeds, self.seed_dtype))
         images = tf.gather(self.images, indices)
         if self.augmented:
             images = augment(images, augment_seed)
@@ -198,13 +199,12 @@ def augment(images, seed):
 
     Args:
       images: [N, H, W, C], any dtype.
-      seed: int32 [2]; the result is a pure function of (images, seed).
+      seed: integers [2]; the result is a pure function of (images, seed), compiled or not.
     """
     size, height, width = images.shape[:3]
-    # Whole words of random bits: floats, and whole numbers of a range, come out differently where XLA compiles them.
-    flips, downs, rights = (
-        tf2.random.stateless_uniform([size, 1], one, None, None, tf.int32, "philox")
-        for one in tf.unstack(tf2.random.split(seed, 3, "philox"))
+    # Random bits of seeds below 2^32: floats, and seeds of 64 bits, come out differently where XLA compiles them.
+    flips, downs, rights = tf.unstack(
+        tf2.random.stateless_uniform([3, size, 1], tf.cast(seed, tf.int64) % 2**32, None, None, tf.int32, "philox")
     )
     flip = tf.equal(flips % 2, 1)
     rows = tf.range(height) + downs % (2 * MAX_SHIFT + 1) - MAX_SHIFT

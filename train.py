@@ -82,7 +82,8 @@ def build(settings, dataset):
     averages = ema.MovingAverages(settings.decays, flags.ema_start, flags.ema_every, flags.ema_power or [], averaged)
     rate = learning_rate(flags.learning_rate, step, settings.total_steps, flags.lr_cooldown * settings.epoch_steps)
     optimizer = tf.train.AdamOptimizer(rate, beta1=flags.adam_beta1)
-    batches = data.Batches(dataset.train, flags.batch_size, flags.seed, step, flags.augment)
+    seed_dtype = tf.as_dtype(settings.seed_dtype)
+    batches = data.Batches(dataset.train, flags.batch_size, flags.seed, step, flags.augment, seed_dtype)
 
     def train_step(now):
         x, labels, dropout_seed = batches.at(now)

@@ -52,9 +52,8 @@ def guide(values, augment, steps):
         tf.set_random_seed(seed)
         x, y = tf.placeholder(tf.uint8, [size, 32, 32, 3]), tf.placeholder(tf.int64, [size])
         step = tf.placeholder(tf.int64, [])
-        dropout_seed, augment_seed = tf.unstack(
-            tf2.random.split(tf.stack([tf.constant(seed, tf.int64), step]), 2, "philox")
-        )
+        seeds = tf2.random.split(tf.stack([tf.constant(seed, tf.int64), step]), 2, "philox")
+        dropout_seed, augment_seed = tf.unstack(tf.cast(seeds, tf.int32))
         pixels = data.to_float(data.augment(x, augment_seed) if augment else x)
         network = functools.partial(model.classifier, width=values["width"], dropout_rate=values["dropout"])
         network(tf.zeros([1, 32, 32, 3]), phase=False)
