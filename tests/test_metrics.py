@@ -5,6 +5,7 @@ import struct
 
 import pytest
 from support.files import read_rows, scalars
+from tensorboard.backend.event_processing import event_multiplexer
 
 from training.metrics import Metrics
 from training.plots import draw_curves
@@ -94,3 +95,18 @@ def test_curves_are_a_readable_png(tmp_path, rows):
     assert width >= 640
     assert height >= 400
     assert os.listdir(tmp_path) == ["curves.png"]
+
+
+def test_tensorboards_own_reader_finds_every_curve(tmp_path):
+    metrics = Metrics(tmp_path)
+    for step in (10, 20):
+        metrics.append(row(step) | {"train_accuracy": 0.5, "images_per_second": 200.0})
+    multiplexer = event_multiplexer.EventMultiplexer().AddRunsFromDirectory(str(tmp_path / "tensorboard")).Reload()
+    tags = {run: set(found["scalars"]) for run, found in multiplexer.Runs().items()}
+    assert tags == {
+        **{label: {"test_accuracy"} for label in row(10)["classifiers"]},
+        "training": {"train_loss", "train_accuracy", "images_per_second"},
+    }
+    assert [(event.step, event.value) for event in multiplexer.Scalars("raw", "test_accuracy")] == [
+        (step, row(step)["classifiers"]["raw"]) for step in (10, 20)
+    ]
