@@ -35,10 +35,11 @@ import data
 import ema
 from ema import ema_getter
 from model import classifier, cross_entropy
-from training import device, settings
+from training import device
 from training.device_loop import Loop, Step, build_loop, remember, update_if_finite
 from training.run_directory import RunDirectory
 from training.schedule import learning_rate
+from training.settings import resolve
 from training.signals import graceful
 from training.trainer import Trainer
 
@@ -144,12 +145,12 @@ def main(flags):
     directory = RunDirectory(flags.run_dir, flags.resume)  # refuses before the data is loaded, and perhaps downloaded
     chosen = device.choose(flags.device)
     dataset = data.load_for(flags)
-    resolved = settings.resolve(flags, chosen, len(dataset.train.labels), directory.begun())
+    settings = resolve(flags, chosen, len(dataset.train.labels), directory.begun())
     with tf.Graph().as_default():
-        graph = build(resolved, dataset)
+        graph = build(settings, dataset)
         directory.enter()
         with device.session() as session, graceful() as stop:
-            Trainer(resolved, dataset, graph, data.resident_feeds(), directory, session, stop).train()
+            Trainer(settings, dataset, graph, data.resident_feeds(), directory, session, stop).train()
 
 
 if __name__ == "__main__":

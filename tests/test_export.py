@@ -16,6 +16,7 @@ from analysis import export
 from data import CLASSES
 from training.errors import UserError
 from training.labels import Label
+from training.options import Decay
 
 LABELS = ["raw", "ema/0.90/averaged"]
 SLOW_LABELS = ["raw/recomputed", "ema/0.90/raw", "ema/0.80/averaged", "ema/0.80/recomputed"]
@@ -290,3 +291,18 @@ def test_export_and_predict_as_processes(bank_run, run, tmp_path):
         assert document["images"][1]["error"] == "does not exist"
         answers[source[0]] = document["images"][0]["predictions"]["ema/0.90/averaged"]["probability"]
     assert answers["--model"] == pytest.approx(answers["--run_dir"], abs=1e-6)
+
+
+def test_decay_0_is_the_decay_that_is_asked_for(trained):
+    with pytest.raises(UserError, match="holds no ema/0/averaged"):
+        export.choose(trained, "ema", Decay("0"), None)
+
+
+def test_the_directory_that_one_is_in_and_a_link_are_refused_before_all_else(tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    monkeypatch.chdir(tmp_path / "empty")
+    for output in (".", tmp_path / "link"):
+        with pytest.raises(UserError, match="another --output"):
+            export.main(SimpleNamespace(output=output, run_dir="nowhere"))
+    assert (tmp_path / "link").is_symlink()
