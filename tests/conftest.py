@@ -89,7 +89,7 @@ def start():
 
 @pytest.fixture(scope="session")
 def run(start):
-    """Runs `python <script> <arguments>` to its end, at most two minutes; a CompletedProcess."""
+    """Runs `python <script> <arguments>` to its end; a CompletedProcess."""
     return lambda script, *arguments: ended(start(script, *arguments))
 
 

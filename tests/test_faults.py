@@ -34,7 +34,7 @@ def assert_ended_alike(directory, reference):
 def kill_again_and_again(directory, kills, epochs):
     script = [sys.executable, "-m", "support.killing", directory, "--kills", str(kills), "--epochs", str(epochs)]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "CUDA_VISIBLE_DEVICES": "-1"}
-    result = subprocess.run(script, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1500)
+    result = subprocess.run(script, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=5400)
     assert result.returncode == 0, result.stderr
     print(result.stdout)
     outcome = json.loads(result.stdout.splitlines()[-1])

@@ -233,7 +233,7 @@ def test_interrupted_series_goes_on_to_its_report(start, run, tmp_path):
     assert any(line.startswith("epoch  ") for line in process.stdout)
     process.stdout.readline()  # the first evaluation
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=600)
     assert process.returncode == 130
     own, whole = stderr.splitlines()
     assert "checkpoint saved" in own

@@ -15,8 +15,8 @@ EPOCH_STEPS = 256 // 32
 
 
 def ended(process):
-    """The end of a process, at most two minutes from now; a CompletedProcess."""
-    stdout, stderr = process.communicate(timeout=120)
+    """The end of a process, at most ten minutes from now, on a busy machine; a CompletedProcess."""
+    stdout, stderr = process.communicate(timeout=600)
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 

@@ -180,7 +180,7 @@ def train_killed(directory, epochs, kills, random, named=NAMED):
     for arm in moments:
         report.write_text("start")
         status = run(resumed(argv, directory), log, arm)
-        assert status == -signal.SIGKILL, f"status {status} after {places.total()} kills, see {log}"
+        assert status == -signal.SIGKILL, f"status {status} after {places.total()} kills:\n{log.read_text()}"
         places[report.read_text()] += 1
         check_after_kill(directory)
     assert run(resumed(argv, directory), log) == 0, log.read_text()
