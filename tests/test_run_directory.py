@@ -114,7 +114,7 @@ def test_what_was_begun_is_known_before_it_is_entered(tmp_path):
         RunDirectory(path, resume=True)
     shutil.rmtree(path / "checkpoints")
     there = RunDirectory(path, resume=True).begun()
-    assert (there.flags.width, there.precision, there.step) == (0.5, "float32", 0)
+    assert (there.flags.width, there.precision, there.step, there.seed_dtype) == (0.5, "float32", 0, "int64")
     assert contents(path) == before
 
 

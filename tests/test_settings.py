@@ -96,4 +96,12 @@ def test_settings_are_frozen_and_say_what_was_resolved():
         "xla": False,
         "steps_per_run": 10,
         "decays": ["0.90"],
+        "seed_dtype": "int32",
     }
+
+
+def test_a_run_of_an_earlier_version_goes_on_with_the_seeds_it_had():
+    """Its config.json says nothing of them."""
+    assert resolve().seed_dtype == "int32"
+    assert resolve(begun=run_directory.Begun(config.parse([]), "float32", 0)).seed_dtype == "int64"
+    assert resolve(begun=run_directory.Begun(config.parse([]), "float32", 0, "int32")).seed_dtype == "int32"
