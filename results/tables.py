@@ -1,10 +1,10 @@
-"""Writes the numbers of README.md from the logs in results/, or checks that they are what the logs say.
+"""Writes the numbers of README.md and results/README.md from the logs here, or checks that they are what the logs say.
 
     python results/tables.py --write
     python results/tables.py --check    # exit status 1 and what differs, where README and logs do not agree
 
-What stands in the README between <!-- results: NAME --> and <!-- end --> is what the function of that name returns. A
-number with a decimal point in the README's prose that is in no such block must be one of CONSTANTS.
+What stands between <!-- results: NAME --> and <!-- end --> is what the function of that name returns. A number with a
+decimal point in the prose of README.md that is in no such block must be one of CONSTANTS.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from training import console  # noqa: E402
 from training.labels import Label  # noqa: E402
 
 RESULTS = ROOT / "results"
+READMES = [ROOT / "README.md", RESULTS / "README.md"]
 BLOCK = re.compile(r"(<!-- results: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 # Numbers that the prose may name, and where they come from.
@@ -249,20 +250,51 @@ def starts():
     return markdown(["seed", "`--ema_start`", "classifier", *epochs], body, left=3)
 
 
+def first_epochs():
+    """The first epochs in short: mean over seeds, the guide's start and statistics beside those that mend them."""
+    chosen = [("-", "raw"), ("-", BASELINE)]
+    chosen += [(start, f"ema/0.998/{policy}") for start in ("initial", "warmup") for policy in ("raw", "recomputed")]
+    body = []
+    for start, label in chosen:
+        pattern = "*" if start == "-" else f"{start}-*"
+        by_seed = {}
+        for folder in folders("starts", pattern):
+            by_seed.setdefault(folder.name[-1], rows(f"starts/{folder.name}"))
+        values = [[100 * row["classifiers"][label] for row in found.values()] for found in by_seed.values()]
+        means = (f"{value:.2f}" for value in np.mean(values, axis=0))
+        body.append([start, f"`{label}`", str(len(values)), *means])
+    epochs = [f"epoch {epoch}" for epoch in next(iter(by_seed.values()))]
+    return markdown(["`--ema_start`", "classifier", "seeds", *epochs], body, left=2)
+
+
 def precision():
     """bfloat16 (of results/starts) beside float32: the raw weights, which no start touches, after the last epoch."""
     body = []
     for seed, start in ((0, "initial"), (1, "warmup")):
-        for name, run in (("bfloat16", f"starts/{start}-seed{seed}"), ("float32", f"precision/float32-seed{seed}")):
-            last = max(rows(run))
-            accuracies = (100 * rows(run)[last]["classifiers"][label] for label in ("raw", BASELINE))
-            body.append([name, str(seed), *(f"{value:.2f}" for value in accuracies)])
+        last = max((found := rows(f"starts/{start}-seed{seed}")))
+        raw = (f"{100 * found[last]['classifiers'][label]:.2f}" for label in ("raw", BASELINE))
+        table = (RESULTS / f"precision/float32-seed{seed}/table.txt").read_text()  # of evaluate.py
+        other = (re.search(rf"^{label} +([0-9.]+)%", table, re.MULTILINE)[1] for label in ("raw", BASELINE))
+        body += [["bfloat16", str(seed), *raw], ["float32", str(seed), *other]]
     return markdown(["precision", "seed", "`raw`", "`raw/recomputed`"], sorted(body), left=2)
 
 
 BLOCKS = {
     function.__name__: function
-    for function in (answer, log, gain, horizons, saved, annealing, beyond, posthoc, noise, starts, precision)
+    for function in (
+        answer,
+        log,
+        gain,
+        horizons,
+        saved,
+        annealing,
+        beyond,
+        posthoc,
+        noise,
+        starts,
+        first_epochs,
+        precision,
+    )
 }
 
 
@@ -297,16 +329,19 @@ def main(argv=None):
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--write", action="store_true", help="write the blocks of README.md")
     action.add_argument("--check", action="store_true", help="compare them with the logs")
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md", help="the file to write or check")
+    parser.add_argument("--files", type=Path, nargs="+", default=READMES, help="what to write or check")
     args = parser.parse_args(argv)
-    before = args.readme.read_text()
-    after = written(before)
-    if args.write:
-        args.readme.write_text(after)
-    problems = list(difflib.unified_diff(before.splitlines(), after.splitlines(), "README.md", "the logs", lineterm=""))
-    if args.write:
-        problems = []
-    problems += [f"a number that no log is behind: {line}" for line in unfounded(after)]
+    problems = []
+    for file in args.files:
+        before = file.read_text()
+        after = written(before)
+        if args.write:
+            file.write_text(after)
+        else:
+            lines = before.splitlines(), after.splitlines()
+            problems += difflib.unified_diff(*lines, str(file.name), "the logs", lineterm="")
+        if file != RESULTS / "README.md":  # which names versions and machines
+            problems += [f"a number that no log is behind: {line}" for line in unfounded(after)]
     print(*problems, sep="\n", end="\n" if problems else "")
     return 1 if problems else 0
 

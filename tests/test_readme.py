@@ -67,16 +67,16 @@ def test_one_changed_digit_of_a_block_is_found(tmp_path, capsys):
     at = re.search(r"\d\d\.(\d)", README[start:]).start(1) + start
     changed = tmp_path / "README.md"
     changed.write_text(README[:at] + str((int(README[at]) + 1) % 10) + README[at + 1 :])
-    assert TABLES["main"](["--check", "--readme", str(changed)]) == 1
+    assert TABLES["main"](["--check", "--files", str(changed)]) == 1
     assert capsys.readouterr().out.startswith("--- README.md")
-    assert TABLES["main"](["--write", "--readme", str(changed)]) == 0
+    assert TABLES["main"](["--write", "--files", str(changed)]) == 0
     assert changed.read_text() == README
 
 
 def test_a_number_in_the_prose_needs_a_log_behind_it(tmp_path, capsys):
     changed = tmp_path / "README.md"
     changed.write_text(README + "\nEMA adds 7.31 points, with `--width 0.123` and Python 3.10.\n")
-    assert TABLES["main"](["--check", "--readme", str(changed)]) == 1
+    assert TABLES["main"](["--check", "--files", str(changed)]) == 1
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("a number that no log is behind: 7.31: EMA adds 7.31 points")
 
