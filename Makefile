@@ -26,8 +26,10 @@ lint: .venv/development
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
+# Speed beside peers, about twenty minutes with nothing else running; then its tables in benchmarks/README.md.
 bench: .venv/benchmark
 	$(RUN) benchmarks/bench.py $(ARGS)
+	$(RUN) benchmarks/tables.py --write
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
