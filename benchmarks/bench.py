@@ -20,6 +20,10 @@ import tables
 from driver import HERE, CannotRunError
 from machine import gpu_driver, machine, slug
 
+sys.path.insert(0, str(HERE.parent))
+
+from training.options import Formatter
+
 CORES = "BENCHMARK_CORES"  # see contestant.py
 RESULTS = HERE.parent / "results" / "bench"
 REHEARSED = HERE.parent / "runs" / "bench-rehearsal.json"
@@ -31,7 +35,6 @@ def main(argv=None):
     if options.markdown:
         print(tables.markdown(json.loads(options.output.read_text())))
         return
-    sys.path.insert(0, str(HERE.parent))  # for training.device
     described = machine()
     os.environ[CORES] = str(described["cores"])
     try:
@@ -44,12 +47,15 @@ def main(argv=None):
 
 
 def parse(argv):
-    parser = argparse.ArgumentParser(
-        prog="bench.py", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(prog="bench.py", description=__doc__, formatter_class=Formatter)
     add = parser.add_argument
-    add("--device", choices=["cpu", "gpu"], default="cpu", help="gpu: the rows of gpu.py within --budget")
-    add("--output", type=Path, help="(default: results/bench/<processor>.json)")
+    add(
+        "--device",
+        choices=["cpu", "gpu"],
+        default="cpu",
+        help="contestants side by side, or the rows of a GPU",
+    )
+    add("--output", type=Path, help="file of the result (default: results/bench/<processor>.json)")
     add("--markdown", action="store_true", help="print the tables of --output again, as Markdown")
     group = parser.add_argument_group("on a CPU")
     add = group.add_argument
@@ -57,7 +63,7 @@ def parse(argv):
     add("--steps", type=int, default=20, help="training steps in a turn")
     add("--average_rounds", type=int, default=80, help="turns of each number of decays, for the cost of averages")
     add("--average_steps", type=int, default=2, help="training steps in such a turn")
-    add("--batch_size", type=int, default=64)
+    add("--batch_size", type=int, default=64, help="images in a step")
     add("--width", type=float, default=1.0, help="factor of the channels, as in train.py")
     add("--train_size", type=int, default=50_000, help="images; CIFAR-10 has so many")
     add("--test_size", type=int, default=10_000, help="images; CIFAR-10 has so many")

@@ -22,6 +22,10 @@ class CannotRunError(Exception):
     """A process that cannot do here what is asked of it; says why."""
 
 
+class NotHereError(CannotRunError):
+    """A contestant that this machine lacks something for, whatever its flags."""
+
+
 class Contestant:
     """One process, ready to take its turns.
 
@@ -49,7 +53,7 @@ class Contestant:
         try:
             answer = self._answer()
             if "skip" in answer:
-                raise CannotRunError(answer["skip"])
+                raise NotHereError(answer["skip"])
         except BaseException:
             self.close()
             raise

@@ -8,7 +8,7 @@ import contextlib
 from typing import NamedTuple
 
 from budget import Budget, Row
-from driver import CannotRunError, check_same_network, launch
+from driver import CannotRunError, NotHereError, check_same_network, launch
 from machine import gpu_memory
 from paired import alternating
 from side_by_side import averages_flags
@@ -84,7 +84,7 @@ class Rows:
         self.sizes, self.stack, self.launch = sizes, stack, launch
         self.reference, self.reference_rate = None, None  # steps a second
         self.xla = "auto"
-        self.abouts = {}
+        self.abouts, self.not_here = {}, {}  # script to why it never runs here
 
     def in_order(self):
         sizes = self.sizes
@@ -211,7 +211,13 @@ class Rows:
         sizes = self.sizes
         shared = [f"--{name}={getattr(sizes, name)}" for name in ("device", "width", "train_size", "test_size")]
         arguments = [*shared, f"--batch_size={batch}", f"--precision={precision}", *flags]
-        contestant = self.launch(script, *arguments, deadline=deadline)
+        if script in self.not_here:
+            raise self.not_here[script]
+        try:
+            contestant = self.launch(script, *arguments, deadline=deadline)
+        except NotHereError as error:
+            self.not_here[script] = error
+            raise
         self.abouts[f"{script} {' '.join(arguments)}"] = contestant.about
         check_same_network(self.abouts)
         return contestant

@@ -291,6 +291,19 @@ def test_where_xla_fails_all_else_is_measured_without_it(gpu_result):
     assert "evaluation" in result["rows"]
 
 
+def test_what_the_machine_lacks_is_asked_for_once():
+    asked = []
+
+    def launch(script, *arguments, deadline):
+        asked.append(script)
+        raise driver.NotHereError(f"no GPU for {script}")
+
+    with contextlib.ExitStack() as stack:
+        skipped = budget.Budget(10_000).run(gpu.Rows(gpu.SIZES, stack, launch).in_order(), None)
+    assert sorted(asked) == ["ceiling.py", "ours.py", "pytorch.py", "torch_ceiling.py"]
+    assert skipped["train.py, batch 64, float32"] == "no GPU for ours.py"
+
+
 def test_a_result_file_is_named_after_the_gpu(gpu_result):
     assert machine.slug(gpu_tables.device(gpu_result()).removeprefix("GPU, ")) == "nvidia-h0"
 
@@ -338,8 +351,9 @@ def test_a_contestant_answers_what_it_is_asked(contestant_of):
     ],
 )
 def test_a_contestant_that_cannot_run_says_why(contestant_of, source, why):
-    with pytest.raises(driver.CannotRunError, match=re.escape(why)):
+    with pytest.raises(driver.CannotRunError, match=re.escape(why)) as raised:
         contestant_of(source)
+    assert isinstance(raised.value, driver.NotHereError) == ("skip" in source)
 
 
 def test_a_contestant_that_takes_too_long_is_ended(contestant_of):
