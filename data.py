@@ -45,16 +45,22 @@ def load(name, data_dir=None, train_size=None, test_size=None):
     Raises:
       UserError: the data is missing, damaged, cannot be downloaded, or has fewer images than asked for.
     """
+    dataset = _first(name, data_dir, train_size, test_size)
+    for split, size in (("train", train_size), ("test", test_size)):
+        available = len(getattr(dataset, split).labels)
+        if size and size > available:
+            raise UserError(f"--{split}_size {size} is more than the {available} images there are: ask for fewer", 2)
+    return dataset
+
+
+def _first(name, data_dir, train_size, test_size):
+    """As `load`, but with fewer images where there are not so many."""
+    sizes = {"train": train_size, "test": test_size}
     if name == "synthetic":
         splits, source = synthetic.load(), "synthetic"
     else:
-        splits, folder = cifar10.load(data_dir)
+        splits, folder = cifar10.load(data_dir, sizes)
         source = f"CIFAR-10 from {folder}"
-    sizes = {"train": train_size, "test": test_size}
-    for split, size in sizes.items():
-        available = len(splits[split][1])
-        if size and size > available:
-            raise UserError(f"--{split}_size {size} is more than the {available} images there are: ask for fewer", 2)
     train, test = (Split(*(array[: sizes[split]] for array in splits[split])) for split in ("train", "test"))
     return Dataset(train, test, f"{source}, {len(train.labels)} training and {len(test.labels)} test images")
 
@@ -71,6 +77,14 @@ def load_for(flags):
     noisy = replace_labels(dataset.train.labels, flags.label_noise, flags.seed)
     source = f"{dataset.source}; {flags.label_noise:.0%} of the training labels are wrong"
     return dataset._replace(train=dataset.train._replace(labels=noisy), source=source)
+
+
+def load_to_evaluate(flags):
+    """As `load_for`, with no more training images than batch statistics are recomputed over."""
+    if flags.validation_size:
+        return load_for(flags)
+    train_size = min(flags.recompute_size, flags.train_size or flags.recompute_size)
+    return _first(flags.dataset, flags.data_dir, train_size, flags.test_size)
 
 
 def hold_out(dataset, size):
@@ -138,10 +152,12 @@ class Batches:
       seed: Python int.
       step: int64 variable, the number of steps done.
       augmented: whether the images are flipped and shifted at random.
+      seed_dtype: of the seeds of dropout; see `model.words`.
     """
 
-    def __init__(self, split, batch_size, seed, step, augmented=False):
+    def __init__(self, split, batch_size, seed, step, augmented=False, seed_dtype=tf.int32):
         size = len(split.labels)
+        self.seed_dtype = seed_dtype
         self.batch_size, self.seed, self.augmented = batch_size, seed, augmented
         self.epoch_steps = size // batch_size
         self.images, self.labels = resident(split.images, "train_images"), resident(split.labels, "train_labels")
@@ -151,9 +167,8 @@ class Batches:
     def at(self, step):
         """The batch of a step, int64 scalar: images [B, 32, 32, 3] float32, labels [B] int64, dropout's seed [2]."""
         indices = tf.slice(self.order, [step % self.epoch_steps * self.batch_size], [self.batch_size])
-        dropout_seed, augment_seed = tf.unstack(
-            tf2.random.split(tf.stack([tf.constant(self.seed, tf.int64), step]), 2, "philox")
-        )
+        seeds = tf2.random.split(tf.stack([tf.constant(self.seed, tf.int64), step]), 2, "philox")
+        dropout_seed, augment_seed = tf.unstack(tf.cast(seeds, self.seed_dtype))
         images = tf.gather(self.images, indices)
         if self.augmented:
             images = augment(images, augment_seed)
@@ -184,17 +199,16 @@ def augment(images, seed):
 
     Args:
       images: [N, H, W, C], any dtype.
-      seed: int32 [2]; the result is a pure function of (images, seed).
+      seed: integers [2]; the result is a pure function of (images, seed), compiled or not.
     """
     size, height, width = images.shape[:3]
-    seeds = tf2.random.split(seed, 3, "philox")
-    flip = tf2.random.stateless_uniform([size, 1], seeds[0], alg="philox") < 0.5
-    rows = tf.range(height) + tf2.random.stateless_uniform(
-        [size, 1], seeds[1], -MAX_SHIFT, MAX_SHIFT + 1, tf.int32, "philox"
+    # Random bits of seeds below 2^32: floats, and seeds of 64 bits, come out differently where XLA compiles them.
+    flips, downs, rights = tf.unstack(
+        tf2.random.stateless_uniform([3, size, 1], tf.cast(seed, tf.int64) % 2**32, None, None, tf.int32, "philox")
     )
-    columns = tf.range(width) + tf2.random.stateless_uniform(
-        [size, 1], seeds[2], -MAX_SHIFT, MAX_SHIFT + 1, tf.int32, "philox"
-    )
+    flip = tf.equal(flips % 2, 1)
+    rows = tf.range(height) + downs % (2 * MAX_SHIFT + 1) - MAX_SHIFT
+    columns = tf.range(width) + rights % (2 * MAX_SHIFT + 1) - MAX_SHIFT
     columns = tf2.where(flip, width - 1 - columns, columns)
     images = tf.gather(images, _reflect(rows, height), axis=1, batch_dims=1)
     return tf.gather(images, _reflect(columns, width), axis=2, batch_dims=1)

@@ -112,6 +112,11 @@ def power_gamma(width):
     return float(roots[np.abs(roots.imag) < 1e-9].real.max())
 
 
+def warmup_steps(decay):
+    """The number of the update from which on a decay rules under "warmup": (1 + t) / (10 + t) is at least `decay`."""
+    return max(1, math.ceil((10 * decay - 1) / (1 - decay)))
+
+
 def initial_share(decay, start, updates):
     """The share of the initial weights in the shadow after `updates` updates: the product of the decays."""
     if start == "unbiased":
@@ -219,6 +224,12 @@ class MovingAverages:
                 f"ema        decay {decay}, start {self.start}: horizon {horizon:.4g} steps = "
                 f"{horizon / epoch_steps:.2g} epochs; {share:.1%} of the initial weights left at the end"
             )
+            reached = warmup_steps(float(decay) ** self.every) * self.every
+            if self.start == "warmup" and reached > total_steps:
+                lines.append(
+                    f"warning: decay {decay} would rule from step {reached:,} on: until then the warm-up does, and all "
+                    "longer averages are the same"
+                )
             if share > 0.01:
                 lines.append(
                     f"warning: decay {decay} is long for {total_steps} steps: train longer, average over less, or use "

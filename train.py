@@ -70,7 +70,7 @@ def build(settings, dataset):
     tf.set_random_seed(flags.seed)
 
     # 1. The classifier. Its first use makes the variables, before anything else can shift their random seeds.
-    dtype = tf.as_dtype(settings.precision)
+    dtype = tf.as_dtype(settings.precision.name)
     network = functools.partial(classifier, width=flags.width, dropout_rate=flags.dropout, dtype=dtype)
     network(tf.zeros([1, *data.IMAGE_SHAPE]), phase=False)
     var_class = tf.get_collection("trainable_variables", "class")
@@ -82,7 +82,8 @@ def build(settings, dataset):
     averages = ema.MovingAverages(settings.decays, flags.ema_start, flags.ema_every, flags.ema_power or [], averaged)
     rate = learning_rate(flags.learning_rate, step, settings.total_steps, flags.lr_cooldown * settings.epoch_steps)
     optimizer = tf.train.AdamOptimizer(rate, beta1=flags.adam_beta1)
-    batches = data.Batches(dataset.train, flags.batch_size, flags.seed, step, flags.augment)
+    seed_dtype = tf.as_dtype(settings.seed_dtype)
+    batches = data.Batches(dataset.train, flags.batch_size, flags.seed, step, flags.augment, seed_dtype)
 
     def train_step(now):
         x, labels, dropout_seed = batches.at(now)

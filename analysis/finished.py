@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from training.config import load_config, load_flags
 from training.errors import UserError
+from training.labels import Label
 
 
 class FinishedRun(NamedTuple):
@@ -67,10 +68,14 @@ def _without_torn_end(lines):
 
 def check_row(row):
     """Returns the row of metrics.jsonl; raises ValueError, KeyError or TypeError where the report cannot use it."""
-    if not isinstance(row["epoch"], int):
-        raise ValueError(f"epoch {row['epoch']!r}")
     named = {"raw_accuracy": row["raw_accuracy"], "ema_accuracy": row["ema_accuracy"], **row.get("classifiers", {})}
-    for name, accuracy in named.items():
-        if not 0 <= accuracy <= 1:  # NaN fails too
-            raise ValueError(f"{name} {accuracy!r} is no fraction")
+    for accuracies in (named, row.get("validation", {})):
+        for name, accuracy in accuracies.items():
+            if not 0 <= accuracy <= 1:  # NaN fails too
+                raise ValueError(f"{name} {accuracy!r} is no fraction")
+    for label in row.get("classifiers", {}):
+        Label.parse(label)
+    for name in ("epoch", "step"):
+        if not isinstance(row[name], int) or row[name] < 1:
+            raise ValueError(f"{name} {row[name]!r}")
     return row

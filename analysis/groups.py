@@ -6,26 +6,43 @@ from typing import NamedTuple
 
 import numpy as np
 
+from analysis import baselines
 from training.config import MAY_CHANGE
 from training.errors import UserError
+from training.labels import Label
 from training.options import build_parser
 
 # Beside the seed: how often a run was evaluated changes none of its numbers.
-NOT_SHAPING = (MAY_CHANGE | {"seed", "seeds", "eval_every"}) - {"lr_cooldown"}
+NOT_SHAPING = (MAY_CHANGE | {"seed", "seeds"}) - {"lr_cooldown"}
 
 
 class Group(NamedTuple):
-    """Runs that differ only by seed, in its order: S runs, and the E epochs that all of them evaluated."""
+    """Runs that differ only by seed, in its order: S runs, and the E epochs that all of them evaluated.
+
+    Accuracies are fractions of the test images.
+    """
 
     title: str
     shape: dict  # what they share: flag to value, as text
-    runs: list
+    runs: list  # of FinishedRun
     epochs: list
-    raw: np.ndarray  # test accuracy [S, E], fractions
-    ema: np.ndarray  # the same, of the first EMA classifier
-    classifiers: dict  # label to final test accuracy [S]
-    ema_label: str | None  # the classifier that `ema` is of
+    raw: np.ndarray  # accuracy of the plain raw weights [S, E]
+    baseline: np.ndarray  # of what the primary EMA is compared with [S, E]
+    ema: np.ndarray  # of the primary EMA [S, E]
+    classifiers: dict  # label to accuracy at the last epoch [S]
+    primary: str | None  # the label that `ema` is of; None where rows of an earlier version do not say
+    against: str  # the label that `baseline` is of
     notes: list  # sentences that a reader of the numbers has to know
+
+    @property
+    def name(self):
+        """Of the primary EMA, for people."""
+        return self.primary or "EMA"
+
+    @property
+    def last_rows(self):
+        """Each run's row of metrics.jsonl at the last of the common epochs."""
+        return [next(row for row in reversed(run.rows) if row["epoch"] == self.epochs[-1]) for run in self.runs]
 
 
 def make_groups(runs):
@@ -57,26 +74,49 @@ def make_group(shape, runs, shapes):
                 "leave one out, or it counts as two"
             )
     epochs = common_epochs(runs)
-    rows = [{row["epoch"]: row for row in run.rows} for run in runs]
-    raw, ema = (np.array([[row[epoch][key] for epoch in epochs] for row in rows]) for key in KEYS)
-    classifiers, partial = final_accuracies([row[epochs[-1]] for row in rows])
-    ema_label = next((label for label in classifiers if label.startswith("ema")), None)
-    notes = notes_on(runs, epochs, partial)
-    return Group(title_of(shape, shapes), shape, runs, epochs, raw, ema, classifiers, ema_label, notes)
+    by_epoch = [{row["epoch"]: row for row in run.rows} for run in runs]
+    rows = [[row[epoch] for epoch in epochs] for row in by_epoch]
+    curves, partial = accuracies(rows)
+    primary, against = primary_of(rows, curves)
+    return Group(
+        title=title_of(shape, shapes),
+        shape=shape,
+        runs=runs,
+        epochs=epochs,
+        raw=curves["raw"],
+        baseline=curves[against],
+        ema=curves[primary] if primary else np.array([[row["ema_accuracy"] for row in run] for run in rows]),
+        classifiers={label: curve[:, -1] for label, curve in curves.items()},
+        primary=primary,
+        against=against,
+        notes=notes_on(runs, epochs, partial) + notes_on_baseline(primary, against),
+    )
 
 
-def final_accuracies(rows):
-    """The accuracy [S] of every classifier that all S rows have, and the labels of those that only some have."""
-    answers = [row.get("classifiers") or {"raw": row["raw_accuracy"]} for row in rows]
-    shared = {
-        label: np.array([accuracy[label] for accuracy in answers])
-        for label in answers[0]
-        if all(label in accuracy for accuracy in answers)
+def accuracies(rows):
+    """The accuracy of every classifier that all rows have, "raw" the first, and the labels that only some have.
+
+    Args:
+      rows: of metrics.jsonl, [S][E].
+
+    Returns:
+      (curves, partial): label to [S, E], and labels in alphabetical order.
+    """
+    answers = [[{"raw": row["raw_accuracy"]} | row.get("classifiers", {}) for row in run] for run in rows]
+    everything = [answer for run in answers for answer in run]
+    curves = {
+        label: np.array([[answer[label] for answer in run] for run in answers])
+        for label in everything[0]
+        if all(label in answer for answer in everything)
     }
-    return shared, sorted({label for accuracy in answers for label in accuracy} - set(shared))
+    return curves, sorted({label for answer in everything for label in answer} - set(curves))
 
 
-KEYS = ("raw_accuracy", "ema_accuracy")
+def primary_of(rows, curves):
+    """The labels of the primary EMA and of its baseline; (None, "raw") where not every row names the same EMA first."""
+    named = {baselines.primary(row.get("classifiers", {})) for run in rows for row in run}
+    primary = named.pop() if len(named) == 1 else None
+    return (primary, baselines.baseline_of(primary, curves)) if primary else (None, "raw")
 
 
 def common_epochs(runs):
@@ -105,8 +145,15 @@ def notes_on(runs, epochs, partial):
         if len({json.dumps(run.config.get(key)) for run in runs}) > 1:
             notes.append(f"The runs were made with different {what}: see the table of runs.")
     if partial:
-        notes.append(f"Not every run evaluated {', '.join(partial)}: left out of the tables.")
+        notes.append(f"Not every evaluation has {', '.join(partial)}: left out of the tables.")
     return notes
+
+
+def notes_on_baseline(primary, against):
+    fair = primary and str(Label.parse(primary).baseline)
+    if fair in (None, against):
+        return []
+    return [f"Not every evaluation has {fair}, the fair baseline of {primary}: its gain is taken over {against}."]
 
 
 def title_of(shape, shapes):

@@ -15,7 +15,7 @@ from ema import power_gamma
 from training.config import load_config
 from training.errors import UserError
 from training.files import write_json
-from training.labels import RAW_RECOMPUTED
+from training.labels import RAW
 
 
 def main(args):
@@ -29,35 +29,56 @@ def main(args):
             f"--basis {unknown[0]:g} was not tracked: choose from {', '.join(map(str, snapshots.widths))}", 2
         )
     widths = args.widths or [
-        round(float(width), 3) for width in np.geomspace(min(basis) / 2, min(2 * max(basis), 0.25), 10)
+        float(f"{width:.3g}") for width in np.geomspace(min(basis) / 2, min(2 * max(basis), 0.25), 10)
     ]
-    checked = sorted(set(snapshots.widths) - set(basis))
-    results = {
-        "basis": basis,
-        "relative_errors": {
-            f"{width:g}": relative_error(made, snapshots.tracked(width))
-            for width, made in zip(checked, snapshots.synthesise(checked, basis), strict=True)
-        },
-        "widths": [],
-    }
-    for width, error in results["relative_errors"].items():
-        print(f"width {width}: made from {basis} and tracked directly, relative weight error {error:.2%}")
+    results = {"basis": basis, "relative_errors": check_synthesis(snapshots, basis)}
     with RestoredRun(args.run_dir, args.data_dir) as run:
-        run.take(RAW_RECOMPUTED)
-        raw = results["raw/recomputed"] = accuracy(run)
-        print(f"raw weights, recomputed statistics: {100 * raw:.2f}%")
-        for width, weights in zip(widths, snapshots.synthesise(widths, basis), strict=True):
-            run.network.load(weights)
-            run.recompute()
-            results["widths"].append({"width": width, "accuracy": accuracy(run)})
-            print(f"width {width:g}: {100 * results['widths'][-1]['accuracy']:.2f}%", flush=True)
+        results |= evaluate_widths(run, widths, snapshots.synthesise(widths, basis))
     write_json(run.path / "posthoc.json", results)
     draw_widths(run.path / "posthoc.png", results)
 
 
-def accuracy(run):
-    """Test accuracy of the classifier that a RestoredRun is now."""
-    return float(np.mean(run.logits(run.dataset.test.images).argmax(1) == run.dataset.test.labels))
+def check_synthesis(snapshots, basis):
+    """Relative weight error of every tracked average that is not in the basis, made from it: width as text to error."""
+    errors = {}
+    checked = sorted(set(snapshots.widths) - set(basis))
+    for width, made in zip(checked, snapshots.synthesise(checked, basis), strict=True):
+        errors[f"{width:g}"] = error = relative_error(made, snapshots.tracked(width))
+        print(f"width {width:g}: made from {basis} and tracked directly, relative weight error {error:.2%}")
+    return errors
+
+
+def evaluate_widths(run, widths, averages):
+    """Accuracy of power-function averages with recomputed statistics.
+
+    Args:
+      run: RestoredRun.
+      widths, averages: relative widths, and for each variable name to array.
+
+    Returns:
+      "raw/recomputed": test accuracy of the raw weights; "widths": a dict for each width, with test and, where images
+      are held out, validation accuracy; then also "chosen": the width that is the best on the validation images.
+    """
+
+    def show(name):
+        run.recompute()
+        found = run.accuracies()
+        held_out = f", validation {100 * found['validation']:.2f}%" if "validation" in found else ""
+        print(f"{name}: {100 * found['test']:.2f}%{held_out}", flush=True)
+        return {"accuracy": found.pop("test")} | found
+
+    run.network.load(run.values(RAW))
+    raw = show("raw weights, recomputed statistics")
+    rows = []
+    for width, weights in zip(widths, averages, strict=True):
+        run.network.load(weights)
+        rows.append({"width": width} | show(f"width {width:g}"))
+    results = {"raw/recomputed": raw["accuracy"], "widths": rows}
+    if "validation" not in raw:
+        return results
+    best = max(rows, key=lambda row: row["validation"])
+    print(f"chosen on the validation images: width {best['width']:g}, test accuracy {100 * best['accuracy']:.2f}%")
+    return results | {"chosen": best["width"]}
 
 
 def draw_widths(path, results):
@@ -66,6 +87,10 @@ def draw_widths(path, results):
     axes = figure.subplots()
     axes.plot(widths, [100 * row["accuracy"] for row in results["widths"]], marker="o", label="post-hoc EMA")
     axes.axhline(100 * results["raw/recomputed"], linestyle="--", color="grey", label="raw weights")
+    for row in results["widths"]:
+        if row["width"] == results.get("chosen"):
+            chosen = 100 * row["width"], 100 * row["accuracy"]
+            axes.plot(*chosen, marker="*", markersize=14, linestyle="", label="chosen on validation")
     axes.set_xlabel("relative width of the average (% of training)")
     axes.set_ylabel("test accuracy (%), recomputed statistics")
     axes.grid(alpha=0.3)

@@ -89,8 +89,8 @@ class RestoredRun:
 
     @functools.cached_property
     def dataset(self):
-        """The data.Dataset that the run was trained and tested on."""
-        return data.load_for(self.flags)
+        """The data.Dataset that the run is evaluated with."""
+        return data.load_to_evaluate(self.flags)
 
     @functools.cached_property
     def _recomputing(self):
@@ -150,6 +150,13 @@ class RestoredRun:
         """[N, 10] float32 of classifier `label` on the test set."""
         self.take(label)
         return self.logits(self.dataset.test.images)
+
+    def accuracies(self):
+        """Accuracy of the classifier that the network is now: "test" and, where images are held out, "validation"."""
+        return {
+            name: float(np.mean(self.logits(split.images).argmax(1) == split.labels))
+            for name, split in self.dataset.evaluated.items()
+        }
 
 
 def decays_of(config, flags, rows):

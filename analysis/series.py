@@ -82,7 +82,7 @@ def run_to_end(arguments):
         for process in started:
             process.send_signal(number)
 
-    before = {number: signal.signal(number, pass_on) for number in signals.NAMES}
+    before = {number: signal.signal(number, pass_on) for number in signals.handled()}
     try:
         started.append(subprocess.Popen(arguments, start_new_session=True))
         if received:  # before there was a process to pass it on to

@@ -1,43 +1,22 @@
-"""How good a classifier is, and how sure one can be of it: intervals, calibration, paired comparison. NumPy only."""
+"""How good a classifier is, and how sure one can be of it: intervals, calibration, churn, paired comparison."""
 
+import itertools
 import math
 
 import numpy as np
+import scipy  # scipy.stats, which takes most of a second, is imported when a function below first asks for it
+
+from analysis.baselines import baseline_of
 
 CONFIDENCE = 0.95
-Z95 = 1.959963984540054  # the 97.5% quantile of the standard normal distribution
 
-
-def central_probability(theta, freedom):
-    """P(|T| < sqrt(freedom) tan(theta)) for Student's t with a whole number of degrees of freedom.
-
-    The finite series of Abramowitz & Stegun, Handbook of Mathematical Functions, 26.7.3 and 26.7.4: exact, and all of
-    its terms are positive, so nothing cancels.
-    """
-    odd, cosine = freedom % 2, math.cos(theta)
-    total, term = 0.0, cosine**odd
-    for power in range(odd, freedom - 1, 2):
-        if power > odd:
-            term *= (power - 1) / power * cosine**2
-        total += term
-    if odd:
-        return 2 / math.pi * (theta + math.sin(theta) * total)
-    return math.sin(theta) * total
+# ---------------------------------------------------------------------------------------------------------------
+# Over seeds
 
 
 def t_quantile(freedom, confidence=CONFIDENCE):
-    """The t with P(|T| < t) = confidence, for Student's t with `freedom` = 1, 2, ... degrees of freedom.
-
-    Bisection over the angle of `central_probability`, which grows with it from 0 at 0 to 1 at pi / 2.
-    """
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):  # halves pi / 2 to below the resolution of a double
-        middle = (low + high) / 2
-        if central_probability(middle, freedom) < confidence:
-            low = middle
-        else:
-            high = middle
-    return math.sqrt(freedom) * math.tan((low + high) / 2)
+    """The t with P(|T| < t) = confidence, for Student's t with `freedom` degrees of freedom."""
+    return float(scipy.stats.t.ppf((1 + confidence) / 2, freedom))
 
 
 def mean_interval(values):
@@ -56,6 +35,45 @@ def mean_interval(values):
     return values.mean(0), t_quantile(seeds - 1) * values.std(0, ddof=1) / math.sqrt(seeds)
 
 
+def churn(answers):
+    """Share of the images on which two seeds disagree, averaged over all pairs (Milani Fard et al. 2016).
+
+    Args:
+      answers: [S, N], the class that each seed gives each image; S at least 2.
+
+    Returns:
+      A fraction in [0, 1].
+    """
+    return float(np.mean([(one != other).mean() for one, other in itertools.combinations(answers, 2)]))
+
+
+def pairs_interval(statistic, values):
+    """A mean over all pairs of seeds, such as `churn`, and half the width of its 95% interval.
+
+    Two pairs that share a seed are not independent, so a t-interval over the S (S - 1) / 2 pairs would be too narrow.
+    Tukey's jackknife leaves out one seed at a time: u being the statistic of all seeds and u_i that of all but seed i,
+    the pseudo-values S u - (S - 1) u_i have the mean u, and the t-interval over these S values is valid for a mean
+    over pairs, a U-statistic (Arvesen 1969). With few seeds it errs on the wide side (Efron & Stein 1981).
+
+    Args:
+      statistic: function of the values of some of the seeds.
+      values: [S, ...], one row per seed; S at least 2.
+
+    Returns:
+      (value, half), floats; half is None with two seeds: without one of them there is no pair.
+    """
+    whole, seeds = statistic(values), len(values)
+    if seeds == 2:
+        return whole, None
+    parts = np.array([statistic(np.delete(values, seed, 0)) for seed in range(seeds)])
+    _, half = mean_interval(seeds * whole - (seeds - 1) * parts)
+    return whole, float(half)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Over the images of one run
+
+
 def wilson_interval(correct, total):
     """The 95% interval of Wilson (1927) for a proportion; it stays within [0, 1] and holds near the ends.
 
@@ -65,10 +83,8 @@ def wilson_interval(correct, total):
     Returns:
       (low, high), fractions.
     """
-    share, z2 = correct / total, Z95**2
-    centre = (share + z2 / (2 * total)) / (1 + z2 / total)
-    half = Z95 / (1 + z2 / total) * math.sqrt(share * (1 - share) / total + z2 / (4 * total**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    low, high = scipy.stats.binomtest(correct, total).proportion_ci(CONFIDENCE, method="wilson")
+    return float(low), float(high)
 
 
 def mcnemar_p_value(fixed, broken):
@@ -78,20 +94,21 @@ def mcnemar_p_value(fixed, broken):
       fixed, broken: how many images one classifier alone has right, and the other alone.
 
     Returns:
-      min(1, 2 P(X <= min(fixed, broken))) for X binomial (fixed + broken, 1/2).
+      min(1, 2 P(X <= min(fixed, broken))) for X binomial (fixed + broken, 1/2); 1 where there is none of either.
     """
     flips = fixed + broken
-    tail = ways = 1
-    for k in range(1, min(fixed, broken) + 1):
-        ways = ways * (flips - k + 1) // k  # of k heads, from those of k - 1
-        tail += ways
-    return min(1.0, 2 * tail / 2**flips)  # integers of any size: no underflow
+    return float(scipy.stats.binomtest(fixed, flips).pvalue) if flips else 1.0
 
 
 def log_softmax(logits):
     """Log-probabilities [N, K] float64 of logits [N, K]."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def cross_entropy(logits, labels):
+    """The mean cross-entropy in nats of logits [N, K] and true classes [N]."""
+    return float(-log_softmax(logits)[np.arange(len(labels)), labels].mean())
 
 
 def expected_calibration_error(probabilities, labels, bins=15):
@@ -112,7 +129,7 @@ def expected_calibration_error(probabilities, labels, bins=15):
 
 
 def compare(logits, labels):
-    """One row per classifier, each against "raw".
+    """One row per classifier, each against its own fair baseline.
 
     Args:
       logits: label to [N, K]; holds "raw".
@@ -120,27 +137,30 @@ def compare(logits, labels):
 
     Returns:
       Rows as dicts: label, accuracy, its 95% Wilson interval low and high, mean cross-entropy loss in nats, ece; and,
-      None for raw, fixed and broken (images right here and wrong in raw, and the reverse) and McNemar's p_value.
+      None for raw, fixed and broken (images right here and wrong in the baseline, and the reverse), McNemar's p_value,
+      and against, the baseline's label.
     """
     right = {label: values.argmax(axis=1) == labels for label, values in logits.items()}
     rows = []
     for label, values in logits.items():
-        log_probabilities = log_softmax(values)
         low, high = wilson_interval(int(right[label].sum()), len(labels))
-        fixed = int((right[label] & ~right["raw"]).sum())
-        broken = int((~right[label] & right["raw"]).sum())
-        against_raw = label != "raw"
-        rows.append(
-            {
-                "label": label,
-                "accuracy": float(right[label].mean()),
-                "low": low,
-                "high": high,
-                "loss": float(-log_probabilities[np.arange(len(labels)), labels].mean()),
-                "ece": expected_calibration_error(np.exp(log_probabilities), labels),
-                "fixed": fixed if against_raw else None,
-                "broken": broken if against_raw else None,
-                "p_value": mcnemar_p_value(fixed, broken) if against_raw else None,
-            }
-        )
+        row = {
+            "label": label,
+            "accuracy": float(right[label].mean()),
+            "low": low,
+            "high": high,
+            "loss": cross_entropy(values, labels),
+            "ece": expected_calibration_error(np.exp(log_softmax(values)), labels),
+        }
+        rows.append(row | _paired(right, label))
     return rows
+
+
+def _paired(right, label):
+    """What `compare` says of a classifier and its baseline; right: label to whether each image is right [N]."""
+    against = baseline_of(label, right)
+    if against is None:
+        return dict.fromkeys(("fixed", "broken", "p_value", "against"))
+    fixed = int((right[label] & ~right[against]).sum())
+    broken = int((~right[label] & right[against]).sum())
+    return {"fixed": fixed, "broken": broken, "p_value": mcnemar_p_value(fixed, broken), "against": against}

@@ -4,6 +4,8 @@ import csv
 import json
 import sys
 
+import numpy as np
+
 from analysis.restored import RestoredRun
 from analysis.statistics import compare
 from training.console import split_gains
@@ -11,10 +13,28 @@ from training.console import split_gains
 
 def main(args):
     """Prints one row per classifier, in the format asked for."""
+    logits, validation = {}, {}
     with RestoredRun(args.run_dir, args.data_dir) as run:
-        logits = {str(label): run.test_logits(label) for label in run.labels}
+        for label in run.labels:
+            logits[str(label)] = run.test_logits(label)
+            if held_out := run.dataset.validation:
+                validation[str(label)] = float(np.mean(run.logits(held_out.images).argmax(1) == held_out.labels))
         rows = compare(logits, run.dataset.test.labels)
-    print_rows(rows, args.format)
+    print_rows(with_choice(rows, validation) if validation else rows, args.format)
+
+
+def with_choice(rows, validation):
+    """The rows with their accuracy on the images held out, and `chosen`: true for the EMA that is the best there.
+
+    The test set has no part in the choice, so the test accuracy of the row chosen is an honest one.
+
+    Args:
+      rows: of `compare`.
+      validation: label to accuracy.
+    """
+    averages = [label for label in validation if label.startswith("ema/")]
+    best = max(averages, key=validation.get)
+    return [row | {"validation": validation[row["label"]], "chosen": row["label"] == best} for row in rows]
 
 
 def print_rows(rows, style):
@@ -31,13 +51,21 @@ def print_rows(rows, style):
 
 
 def as_text(rows):
-    """The table for a terminal: accuracy and interval in percent, flips and p-value against raw."""
+    """The table for a terminal: accuracy and interval in percent, flips and p-value against each one's own baseline."""
     width = max(len(row["label"]) for row in rows)
-    lines = [f"{'classifier':<{width}}  accuracy       95% interval    loss    ece  fixed  broken  p-value"]
+    wide = max(len(row["against"] or "against") for row in rows)
+    header = "accuracy       95% interval    loss    ece  fixed  broken  p-value"
+    lines = [f"{'classifier':<{width}}  {header}  {'against':>{wide}}"]
     for row in rows:
-        against = ("    -", "     -", "      -")
-        if row["p_value"] is not None:
-            against = (f"{row['fixed']:5d}", f"{row['broken']:6d}", f"{row['p_value']:7.2g}")
+        against = ("    -", "     -", "      -", f"{'-':>{wide}}")
+        if row["against"]:
+            flips = (f"{row['fixed']:5d}", f"{row['broken']:6d}", f"{row['p_value']:7.2g}")
+            against = (*flips, f"{row['against']:>{wide}}")
         percent = f"{100 * row['accuracy']:6.2f}%   {100 * row['low']:6.2f} ..{100 * row['high']:6.2f}%"
         lines.append(f"{row['label']:<{width}}   {percent}  {row['loss']:6.4f} {row['ece']:6.4f}  {'  '.join(against)}")
+        if "validation" in row:
+            lines[-1] += f"  {100 * row['validation']:9.2f}%{' *' if row['chosen'] else ''}"
+    if "validation" in rows[0]:
+        lines[0] += "  validation"
+        lines.append("* the EMA chosen: the best on the validation images")
     return "\n".join(lines)

@@ -1,7 +1,8 @@
-"""The tables that the report shows as text and as HTML."""
+"""The tables that the report shows as text and as HTML; each gain stands beside the name of its baseline."""
 
 from typing import NamedTuple
 
+from analysis.baselines import baseline_of
 from analysis.statistics import mean_interval
 
 
@@ -12,76 +13,95 @@ class Table(NamedTuple):
 
 
 def summary_table(group):
-    """Raw, EMA and gain at the last epoch; the gain is paired: its interval is that of each seed's difference."""
-    raw, ema = group.raw[:, -1], group.ema[:, -1]
-    rows = [
-        ["raw weights, %", *_cells(raw)],
-        ["EMA weights, %", *_cells(ema)],
-        ["gain, points", *_cells(ema - raw, sign="+")],
-    ]
-    return Table(f"Test accuracy after epoch {group.epochs[-1]}, {seeds(group)}", ["", "mean", "95% interval"], rows)
+    """Raw, baseline, EMA and gain at the last epoch; the gain's interval is that of each seed's difference."""
+    baseline, ema = group.baseline[:, -1], group.ema[:, -1]
+    rows = [["raw, %", *_cells(group.raw[:, -1])]]
+    if group.against != "raw":
+        rows.append([f"{group.against}, %", *_cells(baseline)])
+    rows.append([f"{group.name}, %", *_cells(ema)])
+    rows.append([f"gain over {group.against}, points", *_cells(ema - baseline, sign="+")])
+    caption = f"Test accuracy after epoch {group.epochs[-1]}, {seeds(group.runs)}"
+    return Table(caption, ["", "mean", "95% interval"], rows)
 
 
 def classifier_table(group):
-    """Every classifier at the last epoch, and its gains paired with raw; None where raw and one EMA are all there is.
-
-    The batch statistics are as large an effect as the averaging of the weights, so where the raw network was evaluated
-    with recomputed statistics too, each gain is also given against the raw network with the same statistics.
-    """
+    """Every classifier at the last epoch, its gain and over which baseline; None where raw and one EMA are all."""
     final = group.classifiers
     if len(final) <= 2:
         return None
-    fair = any(label.startswith("raw/") for label in final)
-    header = ["classifier", "accuracy, %", "95% interval", "gain over raw", "95% interval"]
-    header += ["gain at equal statistics", "95% interval"] if fair else []
+    header = ["classifier", "accuracy, %", "95% interval", "gain, points", "95% interval", "against"]
     rows = []
     for label, accuracy in final.items():
-        row = [label, *_cells(accuracy), *_gain(final, label, "raw")]
-        rows.append(row + _gain(final, label, equal_statistics(label)) if fair else row)
-    return Table(f"Every classifier after epoch {group.epochs[-1]}, {seeds(group)}", header, rows)
+        against = baseline_of(label, final)
+        gain = ["-", "-"] if against is None else _cells(accuracy - final[against], sign="+")
+        rows.append([label, *_cells(accuracy), *gain, against or "-"])
+    return Table(f"Every classifier after epoch {group.epochs[-1]}, {seeds(group.runs)}", header, rows)
 
 
-def equal_statistics(label):
-    """The raw classifier with the batch statistics of `ema/<decay>/<batch_stats>`; None for a raw one."""
-    if not label.startswith("ema/"):
+# Measure of `beyond` to the name of its row, the scale and the digits of its numbers.
+MEASURES = {
+    "accuracy": ("accuracy, %", 100, 2),
+    "loss": ("test loss, nats", 1, 4),
+    "calibration": ("calibration error, %", 100, 2),
+    "churn": ("churn between seeds, %", 100, 2),
+}
+
+
+def beyond_table(group, beyond):
+    """What accuracy does not say, of the runs that left predictions; None where none did."""
+    if not beyond.measures:
         return None
-    policy = label.rpartition("/")[2]
-    return "raw" if policy == "raw" else f"raw/{policy}"
+    rows = []
+    for key, measure in beyond.measures.items():
+        name, scale, digits = MEASURES[key]
+        means = [f"{scale * value:.{digits}f}" for value in (measure.baseline, measure.ema)]
+        half = None if measure.half is None else scale * measure.half
+        rows.append([name, *means, *estimate(scale * measure.difference, half, "+", digits)])
+    caption = f"Beyond accuracy, after epoch {group.epochs[-1]}, {seeds(beyond.runs)}"
+    if "churn" in beyond.measures:
+        caption += " (churn: jackknife over seeds)"
+    return Table(caption, ["", group.against, group.primary, "difference", "95% interval"], rows)
 
 
 def run_table(group):
     """One row per run: its numbers, and where they were made."""
-    header = ["run", "seed", "epochs", "raw, %", "EMA, %", "gain", "precision", "device", "versions", "commit"]
+    names = ["raw", group.against, group.name] if group.against != "raw" else ["raw", group.name]
+    accuracies = [group.raw, group.baseline, group.ema] if group.against != "raw" else [group.raw, group.ema]
+    header = ["run", "seed", "epochs", *(f"{name}, %" for name in names), f"gain over {group.against}"]
     rows = []
-    for run, raw, ema in zip(group.runs, group.raw[:, -1], group.ema[:, -1], strict=True):
+    for index, run in enumerate(group.runs):
+        numbers = [f"{100 * accuracy[index, -1]:.2f}" for accuracy in accuracies]
+        gain = f"{100 * (group.ema - group.baseline)[index, -1]:+.2f}"
         versions = ", ".join(f"{name} {version}" for name, version in run.config.get("versions", {}).items())
-        numbers = [f"{100 * raw:.2f}", f"{100 * ema:.2f}", f"{100 * (ema - raw):+.2f}"]
         made = [run.config.get("precision"), run.config.get("device"), versions, run.config.get("git_commit")]
         last = str(run.rows[-1]["epoch"])
-        rows.append([str(run.path), str(run.flags.seed), last, *numbers, *(str(value or "unknown") for value in made)])
-    return Table(f"The runs, their accuracy after epoch {group.epochs[-1]}, and where they were made", header, rows)
+        rows.append([str(run.path), str(run.flags.seed), last, *numbers, gain, *(str(it or "unknown") for it in made)])
+    caption = f"The runs, their accuracy after epoch {group.epochs[-1]}, and where they were made"
+    return Table(caption, [*header, "precision", "device", "versions", "commit"], rows)
 
 
-def seeds(group):
+def flag_table(group):
+    return Table("Flags of every run of this group", ["flag", "value"], [list(item) for item in group.shape.items()])
+
+
+def seeds(runs):
     """In words: how many seeds, and what that means for the intervals."""
-    if len(group.runs) == 1:
-        return f"one seed ({group.runs[0].flags.seed}), so no interval"
-    listed = ", ".join(str(run.flags.seed) for run in group.runs)
-    return f"mean of {len(group.runs)} seeds ({listed}) with 95% t-interval"
-
-
-def _gain(final, label, baseline):
-    if baseline not in final or baseline == label:
-        return ["-", "-"]
-    return _cells(final[label] - final[baseline], sign="+")
+    if len(runs) == 1:
+        return f"one seed ({runs[0].flags.seed}), so no interval"
+    listed = ", ".join(str(run.flags.seed) for run in runs)
+    return f"mean of {len(runs)} seeds ({listed}) with 95% t-interval"
 
 
 def _cells(fractions, sign=""):
     """Mean and interval as text, in percent, of fractions [S]."""
-    mean, half = mean_interval(100 * fractions)
+    return estimate(*mean_interval(100 * fractions), sign, 2)
+
+
+def estimate(mean, half, sign="", digits=2):
+    """Mean and interval as text; half the interval's width is None where one seed says nothing of it."""
     if half is None:
-        return [f"{mean:{sign}.2f}", "-"]
-    return [f"{mean:{sign}.2f}", f"[{mean - half:{sign}.2f}, {mean + half:{sign}.2f}]"]
+        return [f"{mean:{sign}.{digits}f}", "-"]
+    return [f"{mean:{sign}.{digits}f}", f"[{mean - half:{sign}.{digits}f}, {mean + half:{sign}.{digits}f}]"]
 
 
 def as_text(table):

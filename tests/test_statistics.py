@@ -1,11 +1,12 @@
-"""The statistics against SciPy and against plain loops."""
+"""The statistics against published tables, closed forms, exact integer sums, plain loops and simulation."""
 
 import math
+from fractions import Fraction
+from statistics import NormalDist
 
 import numpy as np
 import pytest
 import scipy.special
-import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -15,12 +16,119 @@ from analysis import statistics
 counts = st.integers(1, 5000).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total)))
 logits = arrays.arrays(np.float32, (7, 4), elements=st.floats(-1e4, 1e4, width=32))
 
+# ---------------------------------------------------------------------------------------------------------------
+# Over seeds
+
+# Two-sided 95%, as printed in Abramowitz & Stegun, Handbook of Mathematical Functions, table 26.10.
+TABULATED = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262, 10: 2.228,
+             15: 2.131, 20: 2.086, 30: 2.042, 60: 2.000, 120: 1.980}  # fmt: skip
+
+
+@pytest.mark.parametrize("freedom", TABULATED)
+def test_t_quantile_is_the_tabulated_one(freedom):
+    assert statistics.t_quantile(freedom) == pytest.approx(TABULATED[freedom], abs=0.0005)
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.999])
+def test_t_quantile_has_its_closed_forms(confidence):
+    assert statistics.t_quantile(1, confidence) == pytest.approx(math.tan(math.pi * confidence / 2))  # Cauchy's
+    assert statistics.t_quantile(2, confidence) == pytest.approx(confidence * math.sqrt(2 / (1 - confidence**2)))
+    assert statistics.t_quantile(10**9, confidence) == pytest.approx(NormalDist().inv_cdf((1 + confidence) / 2))
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 7, 20])
+def test_t_quantile_holds_95_percent_of_the_density(freedom):
+    t = statistics.t_quantile(freedom)
+    x, step = np.linspace(-t, t, 200_001, retstep=True)
+    log_scale = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2) - math.log(freedom * math.pi) / 2
+    density = np.exp(log_scale) * (1 + x**2 / freedom) ** (-(freedom + 1) / 2)
+    assert (density.sum() - (density[0] + density[-1]) / 2) * step == pytest.approx(0.95, abs=1e-6)
+
+
+def test_mean_interval_by_hand():
+    mean, half = statistics.mean_interval([[1.0, 5.0], [2.0, 5.0], [6.0, 5.0]])
+    # Deviations -2, -1, 3 from 3: variance 14 / (3 - 1) = 7, standard error sqrt(7 / 3), t 4.303 at 2 degrees.
+    np.testing.assert_allclose(mean, [3, 5])
+    np.testing.assert_allclose(half, [0.95 * math.sqrt(2 / (1 - 0.95**2)) * math.sqrt(7 / 3), 0], rtol=1e-12)
+
+
+def test_mean_interval_covers_the_mean_19_times_of_20(random):
+    samples = random.normal(3, 2, (4, 20_000))
+    mean, half = statistics.mean_interval(samples)
+    assert (abs(mean - 3) < half).mean() == pytest.approx(0.95, abs=0.006)  # 4 standard errors of the share
+
+
+def test_a_single_seed_has_no_interval():
+    mean, half = statistics.mean_interval([[0.5, 0.7]])
+    assert mean.tolist() == [0.5, 0.7] and half is None
+
+
+def test_churn_by_hand():
+    # Of four images, seeds 0 and 1 disagree on one, 0 and 2 on three, 1 and 2 on two.
+    answers = np.array([[1, 2, 3, 4], [1, 2, 3, 5], [1, 0, 0, 5]])
+    assert statistics.churn(answers) == pytest.approx((1 + 3 + 2) / 4 / 3)
+    assert statistics.churn(answers[:2]) == 0.25
+    assert statistics.churn(answers[[0, 0]]) == 0
+
+
+@given(arrays.arrays(np.int64, st.tuples(st.integers(2, 6), st.integers(1, 8)), elements=st.integers(0, 2)))
+def test_churn_is_counted_image_by_image_too(answers):
+    """Of S seeds, k_c of which answer c, S^2 - sum k_c^2 ordered pairs of the S (S - 1) disagree."""
+    seeds, images = answers.shape
+    disagreeing = sum(
+        seeds**2 - sum(int((answers[:, image] == kind).sum()) ** 2 for kind in range(3)) for image in range(images)
+    )
+    assert statistics.churn(answers) == pytest.approx(disagreeing / (seeds * (seeds - 1)) / images)
+
+
+def test_the_jackknife_of_a_plain_mean_is_the_t_interval(random):
+    """Pseudo-values of a mean are the values themselves."""
+    values = random.normal(size=6)
+    assert statistics.pairs_interval(np.mean, values) == pytest.approx(statistics.mean_interval(values))
+
+
+def mean_distance(points):
+    """A mean over pairs as churn is: of |x - y|."""
+    return np.mean([abs(points[i] - points[j]) for i in range(len(points)) for j in range(i)])
+
+
+def test_the_interval_over_pairs_covers_where_one_over_pairs_as_if_independent_does_not(random):
+    expected, covered, naive = 2 / math.sqrt(math.pi), [], []  # the mean distance of two standard normal draws
+    for points in random.normal(size=(1500, 6)):
+        value, half = statistics.pairs_interval(mean_distance, points)
+        covered.append(abs(value - expected) < half)
+        distances = np.array([abs(points[i] - points[j]) for i in range(6) for j in range(i)])
+        mean, half = statistics.mean_interval(distances)
+        naive.append(abs(mean - expected) < half)
+    assert np.mean(covered) > 0.91
+    assert np.mean(naive) < 0.87
+
+
+def test_pairs_of_two_seeds_have_no_interval():
+    value, half = statistics.pairs_interval(statistics.churn, np.array([[1, 2], [1, 3]]))
+    assert (value, half) == (0.5, None)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Over the images of one run
+
 
 @given(counts)
-def test_wilson_interval_is_scipys(count):
+def test_wilson_interval_is_where_the_score_test_turns(count):
+    """Its ends are the p with (share - p)^2 = z^2 p (1 - p) / n; an end of all or none is 0 or 1 itself."""
     correct, total = count
-    expected = scipy.stats.binomtest(correct, total).proportion_ci(0.95, method="wilson")
-    assert statistics.wilson_interval(correct, total) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    share, z2 = correct / total, NormalDist().inv_cdf(0.975) ** 2
+    low, high = statistics.wilson_interval(correct, total)
+    assert 0 <= low <= share <= high <= 1 and low < high
+    for end in {low, high} - {0, 1}:
+        assert (share - end) ** 2 == pytest.approx(z2 * end * (1 - end) / total, rel=1e-6, abs=1e-12)
+
+
+def test_wilson_interval_is_the_published_one():
+    """Newcombe 1998, Statistics in Medicine 17, table I: 81 of 263, 15 of 148, 0 of 20, 1 of 29."""
+    found = [statistics.wilson_interval(*count) for count in ((81, 263), (15, 148), (0, 20), (1, 29))]
+    expected = [(0.2553, 0.3662), (0.0624, 0.1605), (0.0, 0.1611), (0.0061, 0.1718)]
+    np.testing.assert_allclose(found, expected, atol=0.00005)
 
 
 def test_wilson_interval_stays_within_0_and_1():
@@ -29,8 +137,10 @@ def test_wilson_interval_stays_within_0_and_1():
 
 
 @given(st.integers(0, 400), st.integers(0, 400))
-def test_mcnemar_p_value_is_the_exact_binomial_tests(fixed, broken):
-    expected = scipy.stats.binomtest(fixed, fixed + broken).pvalue if fixed + broken else 1.0
+def test_mcnemar_p_value_is_the_exact_sum(fixed, broken):
+    flips = fixed + broken
+    tail = sum(math.comb(flips, heads) for heads in range(min(fixed, broken) + 1))
+    expected = float(min(Fraction(1), Fraction(2 * tail, 2**flips)))
     assert statistics.mcnemar_p_value(fixed, broken) == pytest.approx(expected, rel=1e-9)
     assert statistics.mcnemar_p_value(fixed, broken) == statistics.mcnemar_p_value(broken, fixed)
 
@@ -45,6 +155,13 @@ def test_log_softmax_is_scipys(values):
     expected = scipy.special.log_softmax(values.astype(np.float64), axis=1)
     assert statistics.log_softmax(values).dtype == np.float64
     np.testing.assert_allclose(statistics.log_softmax(values), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_cross_entropy_by_hand():
+    right, wrong = math.log1p(math.exp(-2)), math.log1p(math.exp(2))
+    values = np.array([[2.0, 0.0], [0.0, 2.0], [5.0, 5.0]], np.float32)
+    expected = (right + wrong + math.log(2)) / 3
+    assert statistics.cross_entropy(values, np.array([0, 0, 1])) == pytest.approx(expected)
 
 
 def calibration_error_by_a_loop(probabilities, labels, bins):
@@ -76,14 +193,52 @@ def test_certain_and_right_is_calibrated_certain_and_wrong_is_not():
     assert statistics.expected_calibration_error(certain, np.array([1, 2, 0])) == 1
 
 
+# ---------------------------------------------------------------------------------------------------------------
+# The comparison
+
+
 def test_compare_by_hand():
     raw = np.array([[2.0, 0.0], [2.0, 0.0], [2.0, 0.0], [0.0, 2.0]])
     ema = np.array([[0.0, 2.0], [0.0, 2.0], [2.0, 0.0], [2.0, 0.0]])
     labels = np.array([1, 1, 0, 1])
     first, second = statistics.compare({"raw": raw, "ema/0.9/raw": ema}, labels)
     assert (first["label"], first["accuracy"], first["p_value"], first["fixed"]) == ("raw", 0.5, None, None)
+    assert (first["broken"], first["against"]) == (None, None)
     assert (second["accuracy"], second["fixed"], second["broken"], second["p_value"]) == (0.75, 2, 1, 1.0)
+    assert second["against"] == "raw"
     right, wrong = math.log1p(math.exp(-2)), math.log1p(math.exp(2))
     assert first["loss"] == pytest.approx((2 * right + 2 * wrong) / 4)
     assert second["loss"] == pytest.approx((3 * right + wrong) / 4)
     assert first["low"] < 0.5 < first["high"]
+
+
+def answers(*classes):
+    return np.eye(3)[list(classes)]
+
+
+def test_compare_takes_each_classifier_against_its_own_baseline():
+    labels = np.array([0, 0, 0, 0, 0, 0])
+    found = statistics.compare(
+        {
+            "raw": answers(0, 1, 1, 1, 1, 1),
+            "raw/recomputed": answers(1, 0, 0, 0, 1, 1),
+            "ema/0.9/raw": answers(0, 0, 0, 1, 1, 1),
+            "ema/0.9/averaged": answers(1, 0, 0, 0, 0, 1),
+            "ema/0.9/recomputed": answers(1, 1, 0, 0, 0, 0),
+        },
+        labels,
+    )
+    assert {row["label"]: (row["against"], row["fixed"], row["broken"], row["p_value"]) for row in found} == {
+        "raw": (None, None, None, None),
+        "raw/recomputed": ("raw", 3, 1, pytest.approx(2 * (1 + 4) / 16)),
+        "ema/0.9/raw": ("raw", 2, 0, pytest.approx(2 / 4)),
+        "ema/0.9/averaged": ("raw", 4, 1, pytest.approx(2 * (1 + 5) / 32)),
+        "ema/0.9/recomputed": ("raw/recomputed", 2, 1, 1),
+    }
+    keys = ["label", "accuracy", "low", "high", "loss", "ece", "fixed", "broken", "p_value", "against"]
+    assert all(list(row) == keys for row in found)
+
+
+def test_compare_without_the_fair_baseline_takes_raw():
+    _, row = statistics.compare({"raw": answers(0, 1), "ema/0.9/recomputed": answers(0, 0)}, np.array([0, 0]))
+    assert (row["against"], row["fixed"], row["broken"]) == ("raw", 1, 0)

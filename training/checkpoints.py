@@ -5,9 +5,11 @@ checkpoints/step-<step>/    the last KEEP of them, each with SHA256SUMS, which `
 A checkpoint is the truth about a run: on resumption everything that tells of later steps is taken back.
 """
 
+import contextlib
 import json
 import shlex
 import shutil
+import tempfile
 from pathlib import Path
 
 import tensorflow.compat.v1 as tf
@@ -108,13 +110,14 @@ def restore(path, saver, session):
       UserError: there is none, or it was not written by such a saver.
     """
     checkpoint = newest_whole(path)
-    definition = saver.saver_def
-    try:
-        # Saver.restore itself would take the brackets and asterisks of a directory's name for a pattern.
-        with captured_stderr():
-            session.run(definition.restore_op_name, {definition.filename_tensor_name: str(checkpoint / "model")})
-    except tf.errors.OpError:
-        raise does_not_fit(checkpoint) from None
+    with captured_stderr(), plainly_named(checkpoint) as directory:
+        try:
+            saver.restore(session, str(directory / "model"))
+        except tf.errors.OpError:
+            raise UserError(
+                f"{checkpoint} is whole, but was written with other flags or by another version of this program: look "
+                f"at {path / 'config.json'}, and resume it with the version of its git_commit"
+            ) from None
     return _state(checkpoint)
 
 
@@ -128,8 +131,18 @@ def read(path):
       UserError: there is none.
     """
     checkpoint = newest_whole(path)
-    reader = tf.train.load_checkpoint(str(checkpoint / "model"))
-    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}, _state(checkpoint)
+    with plainly_named(checkpoint) as directory:
+        reader = tf.train.load_checkpoint(str(directory / "model"))
+        return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}, _state(checkpoint)
+
+
+@contextlib.contextmanager
+def plainly_named(directory):
+    """Another path of a directory: TensorFlow takes brackets and asterisks in a path for a pattern."""
+    with tempfile.TemporaryDirectory() as scratch:
+        link = Path(scratch) / "checkpoint"
+        link.symlink_to(directory.resolve(), target_is_directory=True)
+        yield link
 
 
 def newest_whole(path):
@@ -144,13 +157,6 @@ def newest_whole(path):
             return checkpoint
         log.warning(f"{checkpoint} is damaged ({reason}): passing over it")
     raise unusable(path)
-
-
-def does_not_fit(checkpoint):
-    return UserError(
-        f"{checkpoint} is whole, but was written with other flags or by another version of this program: look at "
-        f"{checkpoint.parent.parent / 'config.json'}, and resume it with the version of its git_commit"
-    )
 
 
 def unusable(path):

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from training.errors import UserError
+from training.stderr import captured_stderr
 
 IMAGE_SHAPE = (32, 32, 3)
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -18,11 +19,12 @@ ARCHIVE_URL = f"https://www.cs.toronto.edu/~kriz/{ARCHIVE}"
 CONNECT_SECONDS = 20
 
 
-def load(data_dir=None):
+def load(data_dir=None, sizes=None):
     """Loads CIFAR-10 from a TFDS directory, where it is downloaded and prepared first if need be.
 
     Args:
       data_dir: None for TFDS's own.
+      sizes: split to the number of images, the first ones, that are needed; more may come.
 
     Returns:
       ({"train" and "test": (images [N, 32, 32, 3] uint8, labels [N] int64)}, where it lies).
@@ -43,17 +45,18 @@ def load(data_dir=None):
     if not folder.exists():  # TFDS prepares beside it and renames: where it is, it once was whole
         _prepare(root)
     remedy = f"delete it (rm -r {shlex.quote(str(folder))}) and run the same command again to have it prepared anew"
-    try:
-        builder = tfds.builder("cifar10", data_dir=root)
-        shards = [path for split in builder.info.splits.values() for path in split.filepaths]
-        for path in map(Path, [folder / "dataset_info.json", *shards]):
-            if not path.exists():
-                raise UserError(f"{folder} is only half prepared, {path.name} is missing: {remedy}")
-        splits = {name: _read(builder, name) for name in ("train", "test")}
-    except UserError:
-        raise
-    except Exception as error:  # TFDS parses JSON, protocol buffers, records and PNG, each with errors of its own
-        raise UserError(f"{folder} is damaged ({_first_line(error)}): {remedy}") from None
+    with captured_stderr():
+        try:
+            builder = tfds.builder("cifar10", data_dir=root)
+            shards = [path for split in builder.info.splits.values() for path in split.filepaths]
+            for path in map(Path, [folder / "dataset_info.json", *shards]):
+                if not path.exists():
+                    raise UserError(f"{folder} is only half prepared, {path.name} is missing: {remedy}")
+            splits = {name: _read(builder, name, (sizes or {}).get(name)) for name in ("train", "test")}
+        except UserError:
+            raise
+        except Exception as error:  # TFDS parses JSON, protocol buffers, records and PNG, each with errors of its own
+            raise UserError(f"{folder} is damaged ({_first_line(error)}): {remedy}") from None
     return splits, folder
 
 
@@ -61,14 +64,17 @@ def _first_line(error):
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def _read(builder, split):
+def _read(builder, split, size=None):
     import tensorflow_datasets as tfds
 
+    info = builder.info.splits[split]
+    # Of several shards, which TFDS reads in turns, the first images are not the first of each: they are read whole.
+    partly = size is not None and size < info.num_examples and len(info.filepaths) == 1
     with tf.Graph().as_default():
-        tensors = builder.as_dataset(split=split, batch_size=-1, shuffle_files=False)
-        arrays = tfds.as_numpy(tensors)
+        part = f"{split}[:{size}]" if partly else split
+        arrays = tfds.as_numpy(builder.as_dataset(split=part, batch_size=-1, shuffle_files=False))
     images, labels = arrays["image"], arrays["label"].astype(np.int64)
-    expected = builder.info.splits[split].num_examples
+    expected = size if partly else info.num_examples
     if len(labels) != expected or images.shape[1:] != IMAGE_SHAPE or images.dtype != np.uint8:
         raise ValueError(f"{split} holds images {images.shape} {images.dtype}, not ({expected}, 32, 32, 3) uint8")
     if labels.min() < 0 or labels.max() >= len(CLASSES):

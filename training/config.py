@@ -14,6 +14,8 @@ MAY_CHANGE = {
     "resume",
     "epochs",
     "lr_cooldown",  # see training.schedule
+    "eval_every",
+    "snapshots",
     "data_dir",
     "device",
     "xla",
@@ -59,6 +61,8 @@ def _check_unchanged(flags, saved):
         for name, value in vars(saved).items()
         if as_argv({name: getattr(flags, name)}) != as_argv({name: value}) and name not in may_change
     ]
+    if "precision" in changed and flags.precision in ("auto", load_precision(_begun(flags))):  # what the run has anyway
+        changed.remove("precision")
     if changed:
         was = ", ".join(" ".join(as_argv({name: getattr(saved, name)})) or f"no --{name}" for name in changed)
         raise UserError(f"{flags.run_dir} was trained with {was}: resume it with the same, or start a new --run_dir", 2)

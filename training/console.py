@@ -1,8 +1,11 @@
-"""What a run says while it trains: its preamble, a line for each evaluation, its ending, and the progress bar."""
+"""What a run says while it trains: its preamble, its progress, every evaluation, its ending. At most WIDTH columns."""
 
 import contextlib
+import datetime
 import math
 import sys
+import textwrap
+import time
 
 import tqdm
 import tqdm.contrib.logging
@@ -10,32 +13,99 @@ import tqdm.contrib.logging
 from training.labels import Label
 from training.log import log
 
+WIDTH = 120
+SECONDS = 60  # between two lines of progress
+MAX_COLUMNS = 4  # classifiers in a line; more are shown as a grid
+
 
 def preamble(settings, source, graph, where):
     """The lines before the first step; `where` is the run directory, and from which step on."""
     flags, count = settings.flags, parameters(graph.var_class)
-    return [
+    reason = f"; {settings.precision.reason}" if settings.precision.reason else ""
+    lines = [
         f"device     {settings.device.description}",
-        f"precision  {settings.precision} convolutions, float32 variables",
+        f"precision  {settings.precision.name} convolutions, float32 variables{reason}",
         f"data       {source}",
         f"network    {count:,} trainable parameters, width {flags.width:g}, dropout {flags.dropout:g}",
         f"training   {flags.epochs} epochs of {settings.epoch_steps} steps of {flags.batch_size} images",
         *graph.averages.describe(settings.total_steps, settings.epoch_steps),
-        f"run        {where}",
-        header(settings.labels),
     ]
+    if flags.ema_power:
+        snapshots = flags.epochs * flags.snapshots
+        size = 4 * count * len(flags.ema_power) * snapshots
+        lines.append(f"snapshots  {snapshots} in all, {size / 1e6:,.0f} MB on the disk at the end")
+    lines.append(f"run        {where}")
+    return lines if as_grid(settings.labels) else [*lines, header(settings.labels)]
 
 
 def parameters(variables):
     return sum(math.prod(variable.shape.as_list()) for variable in variables)
 
 
-@contextlib.contextmanager
-def bar(total, done):
-    """A progress bar over images on a terminal, none elsewhere; the log stays above it."""
-    shown = tqdm.tqdm(total=total, initial=done, unit=" images", unit_scale=True, disable=not sys.stderr.isatty())
-    with shown, tqdm.contrib.logging.logging_redirect_tqdm([log]):
-        yield shown
+# ---------------------------------------------------------------------------------------------------------------
+# Progress
+
+
+class Progress:
+    """Epoch, step, loss, speed and the time that is left: a bar on a terminal, elsewhere a line of the log a minute.
+
+    A context manager; within it the log stays above the bar.
+
+    Args:
+      settings: training.settings.Settings.
+      step: the number of steps done before.
+    """
+
+    def __init__(self, settings, step):
+        self.settings, self.step = settings, step
+        self.batch_size = settings.flags.batch_size
+        self.bar = tqdm.tqdm(
+            total=settings.total_steps * self.batch_size,
+            initial=step * self.batch_size,
+            unit=" images",
+            unit_scale=True,
+            disable=not sys.stderr.isatty(),
+        )
+        self.started, self.first_step = time.monotonic(), step
+        self.said_at, self.losses, self.steps = self.started, 0.0, 0  # since the last line
+
+    def __enter__(self):
+        self.redirected = tqdm.contrib.logging.logging_redirect_tqdm([log])
+        self.redirected.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        with contextlib.suppress(OSError):  # the terminal is gone
+            self.bar.close()
+        self.redirected.__exit__(*error)
+
+    def update(self, steps, loss):
+        """So many more steps are done, with this mean loss."""
+        self.step += steps
+        self.losses, self.steps = self.losses + steps * loss, self.steps + steps
+        with contextlib.suppress(OSError):  # a terminal that was closed must not end the run before it is saved
+            self.bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
+            self.bar.update(steps * self.batch_size)
+        if self.bar.disable and time.monotonic() - self.said_at >= SECONDS:
+            log.info(self.line())
+            self.said_at, self.losses, self.steps = time.monotonic(), 0.0, 0
+
+    def line(self):
+        pace = (self.step - self.first_step) / (time.monotonic() - self.started)  # steps a second, evaluations included
+        left = datetime.timedelta(seconds=round((self.settings.total_steps - self.step) / pace))
+        return (
+            f"epoch {self.step // self.settings.epoch_steps + 1}, step {self.step} of {self.settings.total_steps}: "
+            f"loss {self.losses / self.steps:.4f}, {pace * self.batch_size:.1f} images/s, {left} left"
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Evaluations
+
+
+def as_grid(labels):
+    """Whether so many classifiers are shown as a grid and not side by side in a line."""
+    return len(labels) > MAX_COLUMNS or len(header(labels)) > WIDTH
 
 
 def header(labels):
@@ -43,26 +113,56 @@ def header(labels):
     return f"epoch    step  train loss  train acc{columns}     gain  images/s   seconds"
 
 
-def line(row, primary):
-    """One evaluation as a line of the log; the gain is the primary EMA's over its baseline."""
+def evaluation(row, primary):
+    """Lines of the log for one evaluation; the gain is the primary EMA's over its baseline."""
     accuracy = row["classifiers"]
+    gain = 100 * (accuracy[str(primary)] - accuracy[str(primary.baseline)])
+    if as_grid(accuracy):
+        return [
+            f"epoch {row['epoch']}, step {row['step']}: train loss {row['train_loss']:.4f}, train acc "
+            f"{100 * row['train_accuracy']:.2f}%, {primary} {gain:+.2f} over {primary.baseline}, "
+            f"{row['images_per_second']:.1f} images/s, {row['seconds']:.1f} s",
+            *grid(accuracy),
+        ]
     columns = "".join(f"  {100 * value:>{max(len(label), 8) - 1}.2f}%" for label, value in accuracy.items())
-    gain = accuracy[str(primary)] - accuracy[str(primary.baseline)]
-    return (
+    return [
         f"{row['epoch']:5d} {row['step']:7d} {row['train_loss']:11.4f} {100 * row['train_accuracy']:9.2f}%{columns}"
-        f" {100 * gain:+8.2f} {row['images_per_second']:9.1f} {row['seconds']:9.1f}"
-    )
+        f" {gain:+8.2f} {row['images_per_second']:9.1f} {row['seconds']:9.1f}"
+    ]
+
+
+def grid(accuracy):
+    """Accuracies in %, weights down and batch statistics across.
+
+    Args:
+      accuracy: label, as text, to accuracy.
+    """
+    labels = {Label.parse(text): value for text, value in accuracy.items()}
+    statistics = list(dict.fromkeys(label.statistics for label in labels))
+    rows = list(dict.fromkeys((label.weights, label.decay) for label in labels))
+    names = [weights if decay is None else f"{weights}/{decay}" for weights, decay in rows]
+    width = max(map(len, names))
+    lines = [" " * (width + 4) + "".join(f"{name:>12}" for name in statistics)]
+    for name, key in zip(names, rows, strict=True):
+        values = (labels.get(Label(*key, policy)) for policy in statistics)
+        cells = (f"{'-':>12}" if value is None else f"{100 * value:11.2f}%" for value in values)
+        lines.append(f"    {name:<{width}}{''.join(cells)}")
+    return lines
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The end
 
 
 def ending(summary, primary, path):
     """The last lines of the log."""
-    lines = split_gains(summary["classifiers"])
-    if len(summary["classifiers"]) > 2:
+    accuracy, lines = summary["classifiers"], []
+    if len(accuracy) > 2:
+        lines = split_gains(accuracy)
         costs = ", ".join(f"{label} {seconds:.1f}" for label, seconds in summary["evaluation_seconds"].items())
-        lines.append(f"seconds per evaluation: {costs}")
-    accuracy = summary["classifiers"]
-    compared = [primary.baseline, primary] if str(primary.baseline) == "raw" else ["raw", primary.baseline, primary]
-    shown = ", ".join(f"{label} {100 * accuracy[str(label)]:.2f}%" for label in compared)
+        lines += textwrap.wrap(f"seconds per evaluation: {costs}", WIDTH, subsequent_indent="    ")
+    compared = dict.fromkeys(["raw", str(primary.baseline), str(primary)])
+    shown = ", ".join(f"{label} {100 * accuracy[label]:.2f}%" for label in compared)
     return [
         *lines,
         f"done: {shown}, gain {100 * summary['gain']:+.2f} over {summary['baseline']} after {summary['epoch']} epochs; "

@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,11 +13,14 @@ import tensorflow.compat.v1 as tf
 from training.errors import UserError
 from training.stderr import captured_stderr
 
+CLEARLY_FASTER = 1.1  # below that, bfloat16 is not worth its coarseness
+MEASUREMENTS = 8
+
 
 class Device(NamedTuple):
     kind: str  # "cpu" or "gpu"
     description: str
-    has_bfloat16: bool  # in hardware; emulation is slower than float32
+    has_bfloat16: bool  # listed by the processor; emulation is slower than float32
 
 
 def choose(device):
@@ -55,11 +59,55 @@ def cores():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def choose_precision(precision, device):
-    """Resolves --precision {auto,float32,bfloat16} to the name of a dtype."""
+class Precision(NamedTuple):
+    name: str  # of the dtype that the convolutions compute in, "float32" or "bfloat16"
+    reason: str  # for the log, where it was measured
+
+
+def choose_precision(precision, device, channels):
+    """Resolves --precision {auto,float32,bfloat16}.
+
+    What a processor lists does not tell: on one that has bfloat16 instructions it may be much slower than float32, so
+    a convolution of the network is timed in both, for a few tenths of a second.
+
+    Args:
+      device: Device.
+      channels: of the network's widest layers.
+    """
     if precision != "auto":
-        return precision
-    return "bfloat16" if device.has_bfloat16 else "float32"
+        return Precision(precision, "")
+    if not device.has_bfloat16:
+        return Precision("float32", "")
+    if device.kind == "gpu":  # what has it in hardware gains by it
+        return Precision("bfloat16", "")
+    ratio = bfloat16_speed(channels)
+    name = "bfloat16" if ratio >= CLEARLY_FASTER else "float32"
+    return Precision(name, f"bfloat16: {ratio:.1f} times float32 here")
+
+
+def bfloat16_speed(channels):
+    """How many times faster a convolution with both its gradients is in bfloat16 than in float32, on this processor."""
+    with tf.Graph().as_default():
+        steps = {dtype: _convolution(channels, dtype) for dtype in (tf.float32, tf.bfloat16)}
+        with session() as timed, captured_stderr():
+            timed.run(tf.global_variables_initializer())
+            seconds = {dtype: [] for dtype in steps}
+            for _ in range(MEASUREMENTS):  # in turns: whatever else the machine does meets both
+                for dtype, step in steps.items():
+                    started = time.perf_counter()
+                    timed.run(step)
+                    seconds[dtype].append(time.perf_counter() - started)
+    fastest = {dtype: min(values[1:]) for dtype, values in seconds.items()}  # the first one also prepares the kernels
+    return fastest[tf.float32] / fastest[tf.bfloat16]
+
+
+def _convolution(channels, dtype):
+    """A tensor that takes a 3x3 convolution and its gradients, over a few images of the middle of the network."""
+    x = tf.get_variable(f"x_{dtype.name}", [4, 16, 16, channels], dtype, tf.ones_initializer())
+    weights = tf.get_variable(f"weights_{dtype.name}", [3, 3, channels, channels], dtype, tf.ones_initializer())
+    y = tf.nn.conv2d(x, weights, strides=1, padding="SAME")
+    # Values that are used: the graph optimiser takes out whatever is only waited for.
+    return tf.add_n([tf.reduce_mean(gradient) for gradient in tf.gradients(y, [x, weights], grad_ys=y)])
 
 
 def choose_xla(xla, device):

@@ -17,8 +17,11 @@ class Step(NamedTuple):
 
 
 class Progress(NamedTuple):
+    """What one session.run of the loop comes to."""
+
     step: int
     skipped_in_a_row: int
+    loss: float  # mean over the finite steps of this session.run, nats; NaN where there were none
 
 
 class Totals(NamedTuple):
@@ -37,7 +40,7 @@ class Loop(NamedTuple):
 
 
 def remember(variables):
-    """The values that `variables` have now, for `update_if_finite` to put back."""
+    """The values that `variables` have now."""
     return [variable.read_value() for variable in variables]
 
 
@@ -93,15 +96,14 @@ def build_loop(one_step, step, xla):
 
     def run(until):
         # One iteration at a time: the reads of the next must see the writes of this one.
+        before = remember((step, in_a_row, *totals))
         now, *sums = tf.while_loop(
-            lambda now, in_a_row, *_: (now < until) & (in_a_row < MAX_SKIPPED),
-            body,
-            [variable.read_value() for variable in (step, in_a_row, *totals)],
-            parallel_iterations=1,
+            lambda now, in_a_row, *_: (now < until) & (in_a_row < MAX_SKIPPED), body, before, parallel_iterations=1
         )
         updates = [variable.assign(total) for variable, total in zip((in_a_row, *totals), sums, strict=True)]
+        counted = tf.cast(now - before[0] - (sums[3] - before[4]), tf.float32)
         with tf.control_dependencies(updates):
-            return tf.identity(now), tf.identity(sums[0])
+            return tf.identity(now), tf.identity(sums[0]), (sums[1] - before[2]) / counted
 
     until = tf.placeholder(tf.int64, [], name="until")
     train = tf2.function(run, jit_compile=True, autograph=False)(until) if xla else run(until)

@@ -1,7 +1,9 @@
 """How every command here fails: one sentence on stderr, no traceback, an exit status that scripts can read."""
 
+import contextlib
 import errno
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -41,9 +43,22 @@ def or_exit(function, *args):
         sentence, status = error, error.status
     except KeyboardInterrupt:
         sentence, status = "interrupted before there was anything to save", 130
+    except BrokenPipeError:  # the reader of `| head` has what it wanted
+        sentence, status = "", 128 + signal.SIGPIPE
     except OSError as error:  # a full disk, a missing permission
         sentence, status = f"{error.filename}: {error.strerror}" if error.filename else error, 1
         if error.errno in FULL:
             sentence = f"{sentence}: make room, then run the same command again"
-    print(f"{Path(sys.argv[0]).name}: {' '.join(str(sentence).split())}", file=sys.stderr)
+    end(sentence, status)
+
+
+def end(sentence, status):
+    """Ends the process with the sentence, if there is one, on stderr; a terminal or pipe that is gone is no trouble."""
+    if sentence:
+        with contextlib.suppress(OSError):
+            print(f"{Path(sys.argv[0]).name}: {' '.join(str(sentence).split())}", file=sys.stderr, flush=True)
+    try:
+        sys.stdout.flush()
+    except OSError:  # Python would try again at its end, and complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)

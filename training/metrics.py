@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import time
 
@@ -9,14 +10,20 @@ import tensorflow.compat.v1 as tf
 
 from training.files import naming, write_whole
 
+TRAINING = ("train_loss", "train_accuracy", "images_per_second")
+
 
 class Metrics:
-    """metrics.jsonl and the TensorBoard events of one run, beginning with the rows of evaluations done before."""
+    """metrics.jsonl and the TensorBoard events of one run, beginning with the rows of evaluations done before.
+
+    TensorBoard draws one curve for each directory of events: one a classifier, all under the tag `test_accuracy` (and
+    `validation_accuracy`), and one for the training.
+    """
 
     def __init__(self, path, rows=()):
-        self.path, self.rows = path, list(rows)
+        self.path, self.rows, self.events = path, list(rows), {}
         write_whole(path / "metrics.jsonl", b"".join(map(_line, self.rows)))
-        self.events = {name: Events(path / "tensorboard" / name) for name in ("raw", "ema")}
+        shutil.rmtree(path / "tensorboard", ignore_errors=True)  # what a later session took back goes with the rest
         for row in self.rows:
             self._add_events(row)
 
@@ -31,8 +38,15 @@ class Metrics:
         self._add_events(row)
 
     def _add_events(self, row):
-        self.events["raw"].add(row, test_accuracy=row["raw_accuracy"], train_loss=row["train_loss"])
-        self.events["ema"].add(row, test_accuracy=row["ema_accuracy"])
+        scalars = {"training": {name: row[name] for name in TRAINING if name in row}}
+        for label, accuracy in row["classifiers"].items():
+            scalars[label] = {"test_accuracy": accuracy}
+            if "validation" in row:
+                scalars[label]["validation_accuracy"] = row["validation"][label]
+        for name, values in scalars.items():
+            if name not in self.events:
+                self.events[name] = Events(self.path / "tensorboard" / name)
+            self.events[name].add(row["step"], values)
 
 
 def _line(row):
@@ -40,16 +54,14 @@ def _line(row):
 
 
 class Events:
-    """The TensorBoard events of one classifier; one directory each under one tag: TensorBoard draws them on one chart.
+    """The TensorBoard events of one curve.
 
     tf.summary.FileWriter would write from a thread, whose failure (a full disk) prints a traceback.
     """
 
     def __init__(self, directory):
-        """Begins anew: former events are deleted, and a TensorBoard that shows them already is told to drop them."""
+        """Begins anew: a TensorBoard that shows former events of the directory is told to drop them."""
         directory.mkdir(parents=True, exist_ok=True)
-        for former in directory.glob("events.out.tfevents.*"):
-            former.unlink()
         self.began = time.time()
         self.file = directory / f"events.out.tfevents.{self.began:.6f}.{socket.gethostname()}.{os.getpid()}"
         with naming(self.file):
@@ -58,11 +70,11 @@ class Events:
             self._write(tf.Event(wall_time=self.began, session_log=tf.SessionLog(status=tf.SessionLog.START)))
             self.writer.flush()
 
-    def add(self, row, **values):
-        """Writes the scalars `values` at the row's step; they are in the file when this returns."""
+    def add(self, step, values):
+        """Writes scalars, tag to value, at a step; they are in the file when this returns."""
         value = [tf.Summary.Value(tag=tag, simple_value=number) for tag, number in values.items()]
         with naming(self.file):
-            self._write(tf.Event(wall_time=time.time(), step=row["step"], summary=tf.Summary(value=value)))
+            self._write(tf.Event(wall_time=time.time(), step=step, summary=tf.Summary(value=value)))
             self.writer.flush()
 
     def _write(self, event):

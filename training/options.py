@@ -205,7 +205,13 @@ def _add_averages(group):
         type=width,
         help="relative widths of power-function averages to track too, for evaluate.py posthoc",
     )
-    add("--snapshots", metavar="N", type=count, default=8, help="snapshots of the power-function averages in an epoch")
+    add(
+        "--snapshots",
+        metavar="N",
+        type=count,
+        default=8,
+        help="snapshots of the power-function averages in an epoch, of 4 bytes a parameter and width each",
+    )
 
 
 def _add_system(group):
@@ -225,7 +231,7 @@ def _add_system(group):
         "--precision",
         choices=["auto", "float32", "bfloat16"],
         default="auto",
-        help="precision of the convolutions; auto takes bfloat16 where the processor has it",
+        help="precision of the convolutions; auto takes bfloat16 where a measurement finds it faster",
     )
     add("--xla", choices=["auto", "on", "off"], default="auto", help="compilation of the training loop; auto: on a GPU")
     add(

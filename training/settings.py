@@ -5,11 +5,12 @@ import itertools
 from dataclasses import dataclass
 
 from training import schedule
-from training.device import Device, choose_precision, choose_xla
+from training.device import Device, Precision, choose_precision, choose_xla
 from training.errors import UserError
 from training.labels import RAW, RAW_RECOMPUTED, Label
 from training.options import MAX_DECAY, Decay
 
+WIDEST = 192  # channels of the network's widest layers at --width 1
 STEPS_PER_RUN = {"cpu": 10, "gpu": 100}  # one session.run drives this many; a signal and the progress bar wait for it
 
 
@@ -19,12 +20,13 @@ class Settings:
 
     flags: argparse.Namespace  # as typed
     device: Device
-    precision: str  # of the convolutions, "float32" or "bfloat16"
+    precision: Precision
     xla: bool  # compile the training loop
     steps_per_run: int
     epoch_steps: int
     decays: tuple  # of Decay; the first is the primary one
     labels: tuple  # of Label: the test classifiers, "raw" first
+    seed_dtype: str = "int32"  # of the seeds of dropout; runs of earlier versions go on with their int64
 
     @property
     def total_steps(self):
@@ -38,11 +40,12 @@ class Settings:
     def resolved(self):
         """What stands beside the flags in config.json."""
         return {
-            "precision": self.precision,
+            "precision": self.precision.name,
             "device": self.device.description,
             "xla": self.xla,
             "steps_per_run": self.steps_per_run,
             "decays": list(map(str, self.decays)),
+            "seed_dtype": self.seed_dtype,
         }
 
 
@@ -69,12 +72,17 @@ def resolve(flags, device, train_size, begun=None):
     return Settings(
         flags=flags,
         device=device,
-        precision=begun.precision if begun else choose_precision(flags.precision, device),
+        precision=(
+            Precision(begun.precision, "")
+            if begun
+            else choose_precision(flags.precision, device, max(1, round(WIDEST * flags.width)))
+        ),
         xla=choose_xla(flags.xla, device),
         steps_per_run=flags.steps_per_run or STEPS_PER_RUN[device.kind],
         epoch_steps=epoch_steps,
         decays=tuple(decays),
         labels=labels_of(decays, flags.ema_batch_stats),
+        seed_dtype=begun.seed_dtype if begun else "int32",
     )
 
 

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM end a run in good order: the first asks it to stop and save, a second stops it at once."""
+"""Ctrl-C, SIGTERM and a closed terminal end a run in good order: it saves first; a second signal stops it at once."""
 
 import contextlib
 import os
@@ -6,7 +6,12 @@ import signal
 import socket
 import threading
 
-NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP (the terminal was closed)"}
+
+
+def handled():
+    """The signals to handle: nohup has a process ignore SIGHUP, and that is how it stays."""
+    return [number for number in NAMES if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
 
 
 class Stop:
@@ -33,12 +38,13 @@ def graceful():
         while arrived := reader.recv(1):
             if arrived[0] not in NAMES:  # another signal that some library handles
                 continue
-            if stop.signal is not None:
+            if stop.signal is None:
+                stop.signal = arrived[0]
+            elif arrived[0] != signal.SIGHUP:  # of a closed terminal both the shell and the system may tell
                 os._exit(128 + arrived[0])
-            stop.signal = arrived[0]
 
     threading.Thread(target=watch, daemon=True).start()
-    before = {number: signal.signal(number, lambda *_: None) for number in NAMES}
+    before = {number: signal.signal(number, lambda *_: None) for number in handled()}
     descriptor = signal.set_wakeup_fd(writer.fileno())
     try:
         yield stop

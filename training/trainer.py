@@ -64,25 +64,28 @@ class Trainer:
             ) from None
 
     def run(self):
-        settings, flags = self.settings, self.flags
+        settings = self.settings
         resumed = f", resumed at step {self.step}" if self.directory.resume else ""
         for line in console.preamble(settings, self.dataset.source, self.graph, f"{self.directory.path}{resumed}"):
             log.info(line)
-        with console.bar(settings.total_steps * flags.batch_size, self.step * flags.batch_size) as bar:
+        with console.Progress(settings, self.step) as progress:
             self.session.run(self.graph.shuffle)
             while True:
                 if self.evaluation_is_due():
                     row = self.evaluate()
                     self.save(row)  # first of all: metrics.jsonl never tells more than the checkpoints
                     self.metrics.append(row)
-                    log.info(console.line(row, settings.primary))
+                    for line in console.evaluation(row, settings.primary):
+                        log.info(line)
                 elif self.checkpoint_is_due():
                     self.save()
                 if self.step >= settings.total_steps:
                     break
                 if self.stop.signal:
                     self.stop_early()
-                bar.update(self.run_steps() * flags.batch_size)
+                before = self.step
+                loss = self.run_steps()
+                progress.update(self.step - before, loss)
 
     def evaluation_is_due(self):
         interval = self.flags.eval_every * self.settings.epoch_steps
@@ -98,7 +101,7 @@ class Trainer:
         return self.step > self.saved_step and (overdue or (every.steps and self.step % every.steps == 0))
 
     def run_steps(self):
-        """Drives the device for a few steps, within one epoch and between two snapshots; returns how many."""
+        """Drives the device for a few steps, within one epoch and between two snapshots; returns their mean loss."""
         loop, before = self.graph.loop, self.step
         if self.step % self.settings.epoch_steps == 0:
             self.session.run(self.graph.shuffle)
@@ -119,7 +122,7 @@ class Trainer:
             raise UserError(sentence)
         if self.graph.averages.powers and self.step == self.next_boundary(before):
             self.directory.save_snapshot(self.step, self.snapshot())
-        return self.step - before
+        return float(progress.loss)
 
     def next_boundary(self, after=None):
         """The first step after `after` at which an epoch ends or the power-function averages are to be kept."""
@@ -216,7 +219,7 @@ class Trainer:
             "baseline": str(primary.baseline),
             "parameters": console.parameters(self.graph.var_class),
             "device": self.settings.device.description,
-            "precision": self.settings.precision,
+            "precision": self.settings.precision.name,
         }
         write_json(path / "summary.json", summary)
         draw_curves(path, self.metrics.rows)

@@ -1,6 +1,6 @@
 """Scripts of this project as processes that are forked after TensorFlow's import, which takes longer than a tiny run.
 
-As a script it serves jobs from stdin, one JSON object a line, and answers each with a line when it has ended:
+`python -m support.forking` serves jobs from stdin, one JSON object a line, and answers each with a line when it ended:
 
     {"script": "train.py", "argv": [...], "before": "Python source", "stdout": "file", "stderr": "file"}
 
@@ -12,9 +12,8 @@ import os
 import runpy
 import sys
 import traceback
-from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from support.commands import ROOT
 
 
 def run(script, argv, stdout, stderr, before=lambda: None):

@@ -1,10 +1,11 @@
-"""Kills a run (SIGKILL) at random moments and resumes it, until it is done; compares it with one that was left alone.
+"""Kills a run (SIGKILL) at named and at random moments and resumes it to its end; compares it with one left alone.
 
-    PYTHONPATH=. python tests/killing.py --kills 30 --seed 0 /tmp/killed
+    PYTHONPATH=.:tests python -m support.killing --kills 30 --seed 0 /tmp/killed
 
-A moment is the n-th line of runs.py and loop.py executed, or a little later, inside native code, or while the graph is
-still being built. Processes are forked from this one after TensorFlow's import, which would take most of the time
-otherwise. Prints where the run was killed, as JSON.
+A random moment is the n-th thing that happens (a call, a line, a return) in the modules that write the run directory
+and drive the run, or a little later, inside native code, or while the graph is still being built. Processes are forked
+from this one after TensorFlow's import, which would take most of the time otherwise. Prints where the run was killed,
+as JSON.
 """
 
 import argparse
@@ -17,30 +18,86 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from typing import NamedTuple
 
-import forking
-import numpy as np
-import tensorflow.compat.v1 as tf
-
-import runs
-
-ROOT = Path(__file__).parent.parent
-TRAINING = shlex.split(
-    "--dataset synthetic --width 0.05 --train_size 256 --test_size 64 --batch_size 32 --device cpu --precision float32 "
-    "--augment --ema_decay 0.9 0.99 --ema_start unbiased --ema_batch_stats raw averaged --ema_power 0.1 --snapshots 2 "
-    "--checkpoint_every 3 --steps_per_run 2"
+from support import forking
+from support.commands import ROOT, TINY_RUN
+from support.files import (
+    TIMINGS,
+    assert_equal_arrays,
+    checkpoint_values,
+    read_arrays,
+    read_rows,
+    rows_without_timings,
+    scalars,
 )
-TIMINGS = {"seconds", "images_per_second", "evaluation_seconds"}
-WATCHED = {str(ROOT / name) for name in ("runs.py", "loop.py")}
-LINES = 1000  # a moment comes within so many lines, about one epoch of TRAINING
+from training import checkpoints, run_directory
+
+AVERAGING_RUN = [  # of every kind of file, with several checkpoints and snapshots in an epoch
+    *TINY_RUN,
+    *shlex.split(
+        "--augment --ema_decay 0.9 0.99 --ema_start unbiased --ema_batch_stats raw averaged --ema_power 0.1 "
+        "--snapshots 2 --checkpoint_every 3 --steps_per_run 2"
+    ),
+]
+WATCHED = {
+    str(ROOT / "training" / f"{name}.py") for name in ("checkpoints", "run_directory", "metrics", "files", "trainer")
+}
+EVENTS = 3000  # a random moment comes within so many events, about one epoch of AVERAGING_RUN
 BUILDING = 1.5  # seconds, which building the graph takes at least
-RARE = (  # moments that chance may miss: (function, n), before the n-th line executed in the function
-    ("open_directory", 6),
-    ("save_checkpoint", 12),  # not renamed yet
-    ("append", 4),
-    ("save_checkpoint", 24),  # renamed, the older ones still there
-    ("evaluate", 7),
+
+
+class Moment(NamedTuple):
+    """Before or after a function runs, called, perhaps through others, by another one.
+
+    Both are named "<module>.<function>", by the module's last name; built-in ones have Python's own, as posix.rename.
+    """
+
+    when: str  # "before" or "after"
+    function: str
+    inside: str
+    number: int = 1  # of such moments in the life of the process
+
+    def __str__(self):
+        return f"{self.when} {self.function} {self.number} in {self.inside}"
+
+    def arm(self, then):
+        """Has `then` done at this moment, from now on in this thread."""
+        left = self.number
+
+        def profile(frame, event, argument):
+            nonlocal left
+            native = event.startswith("c_")
+            if event.endswith("call") != (self.when == "before"):
+                return
+            if self.function != (f"{argument.__module__}.{argument.__name__}" if native else name_of(frame)):
+                return
+            caller = frame if native else frame.f_back
+            while caller and name_of(caller) != self.inside:
+                caller = caller.f_back
+            if caller:
+                left -= 1
+                if left == 0:
+                    then()
+
+        sys.setprofile(profile)
+
+
+# Moments that chance may miss, in the order in which a run comes by them.
+NAMED = (
+    Moment("before", "files.write_json", "run_directory.begin"),  # no config.json yet
+    Moment("before", "posix.rename", "checkpoints.save"),  # written, but not in its place
+    Moment("before", "metrics.append", "trainer.run"),  # the checkpoint has a row that metrics.jsonl has not
+    Moment("after", "posix.rename", "checkpoints.save", 2),  # in its place, the older ones still there
+    Moment("after", "trainer.predict", "trainer.evaluate"),  # one classifier evaluated, not the others
+    Moment("before", "posix.fsync", "run_directory.save_snapshot"),
+    Moment("after", "run_directory.enter", "train.main"),  # locked, nothing read
 )
+LAST = Moment("before", "files.write_json", "trainer.finish")  # predictions.npz is there, summary.json is not
+
+
+def name_of(frame):
+    return f"{Path(frame.f_code.co_filename).stem}.{frame.f_code.co_name}"
 
 
 def run(argv, log, before=lambda: None):
@@ -57,63 +114,69 @@ def kill_after(seconds):
     timer.start()
 
 
-def after_lines(lines, report, function=None, then=kill):
-    """Has `then` done before the `lines`-th line of the watched files, or of one function; the place goes to `report`.
+def at(moment, report):
+    """What makes a process kill itself at a Moment; its text goes to the file `report`."""
 
-    Returns:
-      What makes a process do so.
-    """
+    def then():
+        sys.setprofile(None)
+        report.write_text(str(moment))
+        kill()
+
+    return lambda: when_entered(lambda: moment.arm(then))
+
+
+def after_events(count, report, then=kill):
+    """What makes a process have `then` done at the `count`-th event in WATCHED; the place goes to `report`."""
 
     def trace(frame, event, _):
-        nonlocal lines
-        if frame.f_code.co_filename not in WATCHED or function not in (None, frame.f_code.co_name):
+        nonlocal count
+        if frame.f_code.co_filename not in WATCHED:
             return None
-        if event == "line":
-            lines -= 1
-            if lines == 0:
-                report.write_text(f"{Path(frame.f_code.co_filename).name} {frame.f_code.co_name}")
-                then()
+        count -= 1
+        if count == 0:
+            report.write_text(f"{event} in {name_of(frame)}")
+            then()
         return trace
 
-    return lambda: when_opened(lambda: sys.settrace(trace))
+    return lambda: when_entered(lambda: sys.settrace(trace))
 
 
-def when_opened(action):
-    """Has `action` done just before the run directory is opened, when the graph is built."""
-    open_directory = runs.open_directory
+def when_entered(action):
+    """Has `action` done just before the run directory is entered, when the graph is built."""
+    enter = run_directory.RunDirectory.enter
 
-    def opened(*args):
+    def entered(self):
         action()
-        return open_directory(*args)
+        return enter(self)
 
-    runs.open_directory = opened
+    run_directory.RunDirectory.enter = entered
 
 
 def draw_moment(random, report):
-    kind, line = random.choices(["at", "soon after", "start"], [5, 4, 1])[0], random.randrange(1, LINES)
+    kind, count = random.choices(["at", "soon after", "start"], [5, 4, 1])[0], random.randrange(1, EVENTS)
     if kind == "at":
-        return after_lines(line, report)
+        return after_events(count, report)
     if kind == "soon after":
         delay = random.uniform(0, 0.1)
-        return after_lines(line, report, then=lambda: kill_after(delay))
+        return after_events(count, report, then=lambda: kill_after(delay))
     delay = random.uniform(0, BUILDING)
     return lambda: kill_after(delay)
 
 
-def train_killed(directory, epochs, kills, random, rare=RARE):
+def train_killed(directory, epochs, kills, random, named=NAMED):
     """Trains in `directory`, killed `kills` times and resumed each time; asserts what must hold after every kill.
 
-    The moments are the `rare` ones, random ones, and the end of the run.
+    The moments are the `named` ones, random ones, and LAST.
 
     Returns:
-      Where it was killed, or just before: Counter of "<file> <function>", or "start".
+      Where it was killed, or just before: Counter of texts, "start" for the building of the graph.
     """
-    argv = [*TRAINING, "--epochs", str(epochs), "--run_dir", str(directory)]
+    argv = [*AVERAGING_RUN, "--epochs", str(epochs), "--run_dir", str(directory)]
     log, report = directory.with_suffix(".log"), directory.with_suffix(".where")
     places = collections.Counter()
-    moments = [after_lines(count, report, function) for function, count in rare[: kills - 1]]
+    moments = [at(moment, report) for moment in named[: kills - 1]]
     moments += [draw_moment(random, report) for _ in range(kills - len(moments) - 1)]
-    moments += [after_lines(4, report, "finish")]
+    moments += [at(LAST, report)]
     for arm in moments:
         report.write_text("start")
         status = run(resumed(argv, directory), log, arm)
@@ -134,8 +197,8 @@ def check_after_kill(directory):
     rows = read_rows(directory)
     steps = [row["step"] for row in rows]
     assert steps == sorted(set(steps))
-    if found := runs.checkpoints(directory):
-        assert runs.damage(found[-1]) is None
+    if found := checkpoints.found(directory):
+        assert checkpoints.damage(found[-1]) is None
         kept = json.loads((found[-1] / "state.json").read_text())["rows"]
         assert rows == kept[: len(rows)]
         assert len(kept) - len(rows) <= 1
@@ -143,45 +206,31 @@ def check_after_kill(directory):
         assert rows == []
 
 
-def read_rows(directory):
-    file = directory / "metrics.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-
-
 def numbers(directory):
-    """All that a run computed, timings aside: what must be the same, bit for bit."""
-    newest = runs.checkpoints(directory)[-1]
-    reader = tf.train.load_checkpoint(str(newest / "model"))
-    arrays = {f"variable {name}": reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+    """All arrays that a run computed: what must be the same, bit for bit."""
+    arrays = {f"variable {name}": value for name, value in checkpoint_values(directory).items()}
     for file in [directory / "predictions.npz", *sorted((directory / "snapshots").iterdir())]:
-        with np.load(file, allow_pickle=False) as saved:
-            arrays |= {f"{file.name} {name}": saved[name] for name in saved}
-    rows = [{name: value for name, value in row.items() if name not in TIMINGS} for row in read_rows(directory)]
-    names = sorted(str(file.relative_to(directory)) for file in directory.rglob("*") if "events.out" not in file.name)
-    return arrays, rows, names
+        arrays |= {f"{file.name} {name}": value for name, value in read_arrays(file).items()}
+    return arrays
+
+
+def names(directory):
+    """Every file, but those of TensorBoard, whose names have the time in them."""
+    return {str(file.relative_to(directory)) for file in directory.rglob("*") if "events.out" not in file.name}
+
+
+def timeless_scalars(directory):
+    return {
+        curve: {tag: points for tag, points in tags.items() if tag not in TIMINGS}
+        for curve, tags in scalars(directory).items()
+    }
 
 
 def assert_same(directory, reference):
-    (arrays, rows, names), (expected_arrays, expected_rows, expected_names) = numbers(directory), numbers(reference)
-    assert arrays.keys() == expected_arrays.keys()
-    for name, array in arrays.items():
-        assert array.dtype == expected_arrays[name].dtype, name
-        assert array.tobytes() == expected_arrays[name].tobytes(), name
-    assert rows == expected_rows
-    assert names == expected_names
-    assert events(directory) == events(reference)
-
-
-def events(directory):
-    """Every scalar of the TensorBoard events, in order."""
-    return {
-        file.parent.name: [
-            (event.step, value.tag, value.simple_value)
-            for event in tf.train.summary_iterator(str(file))
-            for value in event.summary.value
-        ]
-        for file in directory.glob("tensorboard/*/*")
-    }
+    assert_equal_arrays(numbers(directory), numbers(reference))
+    assert rows_without_timings(directory) == rows_without_timings(reference)
+    assert names(directory) == names(reference)
+    assert timeless_scalars(directory) == timeless_scalars(reference)
 
 
 def main():
@@ -193,12 +242,12 @@ def main():
     args = parser.parse_args()
     args.directory.mkdir(parents=True)
     alone, killed = args.directory / "alone", args.directory / "killed"
-    argv = [*TRAINING, "--epochs", str(args.epochs), "--run_dir", str(alone)]
+    argv = [*AVERAGING_RUN, "--epochs", str(args.epochs), "--run_dir", str(alone)]
     assert run(argv, args.directory / "alone.log") == 0, (args.directory / "alone.log").read_text()
     places = train_killed(killed, args.epochs, args.kills, random.Random(args.seed))
     assert_same(killed, alone)
-    arrays, rows, _ = numbers(killed)
-    print(json.dumps({"arrays": len(arrays), "rows": len(rows), "killed": dict(places.most_common())}))
+    found = {"arrays": len(numbers(killed)), "rows": len(read_rows(killed))}
+    print(json.dumps(found | {"killed": dict(places.most_common())}))
 
 
 if __name__ == "__main__":

@@ -1,47 +1,95 @@
 """A tiny run in this process, stepped one by one: what the tests of averages and of training look into."""
 
+import dataclasses
+
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-import flags as command_line
+import data
 import train
-from data import Dataset, draw_synthetic
+from support.commands import TINY_RUN
+from training import config, device, settings, synthetic
 
-TINY = ["--dataset", "synthetic", "--width", "0.05", "--batch_size", "16", "--precision", "float32", "--seed", "3"]
 STEPS = 12
+EPOCH_STEPS = 4
 
 
-class Trained:
+def split(size, seed):
+    """A data.Split of synthetic images."""
+    return data.Split(*synthetic.draw(size, seed))
+
+
+def dataset():
+    """What a SteppedRun is trained and tested on."""
+    return data.Dataset(split(64, seed=5), split(30, seed=6), "drawn")
+
+
+def resolved(*argv, size=64, **replaced):
+    """The settings of a tiny run with these flags over `size` images, some of them replaced."""
+    flags = config.parse([*TINY_RUN, "--batch_size", "16", "--seed", "3", *argv])
+    return dataclasses.replace(settings.resolve(flags, device.choose("cpu"), size), **replaced)
+
+
+def initialise(session):
+    """Initialises every variable of the default graph, the resident data included."""
+    session.run([tf.global_variables_initializer(), tf.local_variables_initializer()], data.resident_feeds())
+
+
+class SteppedRun:
     """A tiny run, stepped one by one, with what its variables held after each step."""
 
     def __init__(self, *argv, steps=STEPS, xla=False):
-        self.flags = command_line.parse([*TINY, *argv])
-        images = draw_synthetic(64, seed=5)
-        dataset = Dataset(images, draw_synthetic(30, seed=6), "drawn")
+        self.settings = resolved(*argv, xla=xla)
         with tf.Graph().as_default() as self.tf_graph:
-            self.graph = train.build(self.flags, dataset, "float32", xla)
+            self.graph = train.build(self.settings, dataset())
             self.session = tf.Session()
-            self.session.run(self.graph.initialize, self.graph.feeds)
+            initialise(self.session)
+            self.saver = tf.train.Saver()
             self.batch_stats = [v for v in tf.global_variables("class") if v.op.name.endswith(("/mean", "/var"))]
         self.history = [self.read(self.graph.var_class + self.batch_stats)]
         for step in range(steps):
-            if step % 4 == 0:
-                self.session.run(self.graph.shuffle)
-            self.session.run(self.graph.train, {self.graph.until: step + 1})
+            self.train(step + 1)
             self.history.append(self.read(self.graph.var_class + self.batch_stats))
+
+    def train(self, until):
+        """Trains up to a step of the same epoch, in one session.run; returns the device_loop.Progress."""
+        if self.step() % EPOCH_STEPS == 0:
+            self.session.run(self.graph.shuffle)
+        return self.session.run(self.graph.loop.train, {self.graph.loop.until: until})
+
+    def step(self):
+        return int(self.session.run(self.graph.step))
 
     def read(self, variables):
         return {v.op.name: value for v, value in zip(variables, self.session.run(variables), strict=True)}
+
+    def everything(self):
+        """Every variable that a checkpoint holds: name to array."""
+        with self.tf_graph.as_default():
+            return self.read(tf.global_variables())
 
     def write(self, values):
         for variable in self.graph.var_class + self.batch_stats:
             if variable.op.name in values:
                 variable.load(values[variable.op.name], self.session)
 
+    def logits(self, label):
+        """Test logits of a classifier, its batch statistics recomputed first where that is its policy."""
+        tested = self.graph.tested[label]
+        if tested.recompute is not None:
+            self.session.run(tested.recompute)
+        return self.session.run(tested.logits["test"])
+
     def shadows(self, average, *, stats=False):
-        of, variables = (average.batch_stats, self.batch_stats) if stats else (average.weights, self.graph.var_class)
+        of, variables = (
+            (average.of_statistics, self.batch_stats) if stats else (average.of_weights, self.graph.var_class)
+        )
         values = self.session.run([of.average(variable) for variable in variables])
         return {variable.op.name: value for variable, value in zip(variables, values, strict=True)}
+
+    def primary(self):
+        """The primary Average."""
+        return next(iter(self.graph.averages.decays.values()))
 
     def recurrence(self, name, decay_of, every=1):
         """shadow = d_t shadow + (1 - d_t) weights, in float64, over the weights after every `every` steps."""
