@@ -50,7 +50,7 @@ def product(size, dtype):
 class Ceiling:
     def __init__(self, flags):
         chosen = device.choose(flags.device)
-        self.precision = device.choose_precision(flags.precision, chosen)
+        self.precision = device.choose_precision(flags.precision, chosen, network.channels(flags.width)[-1]).name
         self.width, self.session = flags.width, None
         self.batch(flags.batch_size)
         weights = sum(9 * before * channels for _, before, channels in network.layers(flags.width))

@@ -77,7 +77,8 @@ def notes(result):
     lines = []
     if found := figures.start_parts(result):
         listed = ", ".join(f"{part} {seconds:.2f}" for part, seconds in found.items())
-        lines.append(f"Seconds of the parts of the start with CIFAR-10: {listed}.")
+        chosen = " and ".join(sorted({one["precision"] for one in result["startup"]["cifar10"]}))
+        lines.append(f"Seconds of the parts of the start with CIFAR-10: {listed}. --precision auto took {chosen}.")
     if why := result["startup"].get("skipped"):
         lines.append(f"The start with CIFAR-10 was left out: {why}")
     return lines + [f"{title} was left out: {why}" for title, why in result["skipped"].items()]

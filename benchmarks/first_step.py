@@ -13,7 +13,7 @@ import contestant
 from startup import STARTED
 
 import data
-from training import device
+from training import device, settings
 from training.trainer import Trainer
 
 marks = [("start", float(os.environ[STARTED]))]  # (part, when it was over)
@@ -41,7 +41,7 @@ def run_steps_and_end(trainer):
     run_steps(trainer)
     mark("first session.run")
     parts = {part: when - before for (part, when), (_, before) in zip(marks[1:], marks, strict=False)}
-    print(json.dumps({"parts": parts, "precision": trainer.settings.precision}), flush=True)
+    print(json.dumps({"parts": parts, "precision": trainer.settings.precision.name}), flush=True)
     os._exit(0)
 
 
@@ -49,6 +49,7 @@ if __name__ == "__main__":
     run_steps = Trainer.run_steps
     device.choose = marked(device.choose, before="imports")
     data.load_for = marked(data.load_for, before="device", after="data")
+    settings.resolve = marked(settings.resolve, after="settings")  # which may time convolutions for a precision
     Trainer.__init__ = marked(Trainer.__init__, before="graph", after="variables")
     Trainer.run_steps = run_steps_and_end
     sys.argv[0] = str(contestant.ROOT / "train.py")

@@ -36,7 +36,7 @@ class Ours:
         self.step = 0
         self.about = {
             "device": chosen.description,
-            "precision": self.settings.precision,
+            "precision": self.settings.precision.name,
             "xla": self.settings.xla,
             "steps_per_run": self.settings.steps_per_run,
             "epoch_steps": self.settings.epoch_steps,

@@ -486,7 +486,10 @@ def result():
         "evaluation": [16.0, 15.0, 17.0],
         "startup": {
             "help": [0.2, 0.3, 0.4],
-            "cifar10": [{"seconds": seconds, "parts": {"imports": 4.0, "data": 2.0}} for seconds in (9.0, 8.5, 10.0)],
+            "cifar10": [
+                {"seconds": seconds, "parts": {"imports": 4.0, "data": 2.0}, "precision": "float32"}
+                for seconds in (9.0, 8.5, 10.0)
+            ],
         },
     }
 
@@ -527,7 +530,10 @@ def test_text_is_aligned_and_says_what_was_left_out(result):
     assert "1,998,068 parameters" in heading and "torch 2.13.0" in heading
     for table in (speeds, targets):
         assert len({len(line) for line in table.splitlines()}) == 1
-    assert parts == "Seconds of the parts of the start with CIFAR-10: imports 4.00, data 2.00."
+    assert (
+        parts
+        == "Seconds of the parts of the start with CIFAR-10: imports 4.00, data 2.00. --precision auto took float32."
+    )
     assert skipped == "PyTorch, compiled was left out: there is no C++ compiler"
 
 
@@ -585,7 +591,7 @@ def test_the_start_without_data_is_left_out_with_its_reason(tmp_path, monkeypatc
 def test_the_parts_of_the_start_make_up_the_whole(tiny_cifar10):
     flags = shlex.split("--width=0.05 --batch_size=8 --device=cpu --precision=float32")
     found = startup.first_step([*flags, f"--data_dir={tiny_cifar10.directory}"])
-    assert list(found["parts"]) == ["imports", "device", "data", "graph", "variables", "first session.run"]
+    assert list(found["parts"]) == ["imports", "device", "data", "settings", "graph", "variables", "first session.run"]
     assert all(seconds >= 0 for seconds in found["parts"].values())
     assert sum(found["parts"].values()) == pytest.approx(found["seconds"], rel=0.2)
     assert found["precision"] == "float32"
