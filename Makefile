@@ -35,8 +35,10 @@ check: .venv/runtime
 results: .venv/runtime
 	$(RUN) results/experiments.py --run $(NAME)
 
+# Speed beside peers, about twenty minutes with nothing else running; then its tables in benchmarks/README.md.
 bench: .venv/benchmark
 	$(RUN) benchmarks/bench.py $(ARGS)
+	$(RUN) benchmarks/tables.py --write
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis

@@ -1,67 +1,81 @@
 """Contestant: the convolutions of one training step of this network, and nothing else.
 
 No step can be faster while it uses these kernels. Forward, weight gradient and input gradient of all nine layers at
-this batch and precision, over random tensors that stay on the device; the first layer needs no input gradient.
+this batch and precision, over random tensors that stay on the device; the first layer needs no input gradient. Asked
+for `matrix N` it multiplies square matrices instead: the rate that no kernel exceeds.
 """
 
 import contestant
+import network
 import tensorflow.compat.v1 as tf
 
-import data
-import devices
-import model
+from training import device
 
 
-def layers(width):
-    """(height, input channels, output channels) of each convolution, first to last."""
-    height, _, before = data.IMAGE_SHAPE
-    for _, channels in model.BLOCKS:
-        channels = max(1, round(channels * width))
-        for _ in range(3):
-            yield height, before, channels
-            before = channels
-        height //= 2
+def resident(shape, dtype):
+    """A variable of random numbers, on the device."""
+    return tf.get_variable(f"resident_{len(tf.global_variables())}", initializer=tf.random.normal(shape, dtype=dtype))
+
+
+def read(outputs):
+    """An operation that runs when `outputs` are there.
+
+    One that nothing reads would be pruned. One element of each is read, and stays on the device.
+    """
+    return tf.add_n([output[(0,) * output.shape.rank] for output in outputs]).op
 
 
 def convolutions(width, batch_size, dtype):
     """All convolutions of a step; an operation that runs when they are done."""
-
-    def resident(*shape):
-        return tf.get_variable(
-            f"resident_{len(tf.global_variables())}", initializer=tf.random.normal(shape, dtype=dtype)
-        )
-
-    samples = []
-    for index, (height, before, channels) in enumerate(layers(width)):
-        x = resident(batch_size, height, height, before)
-        weights = resident(3, 3, before, channels)
-        gradient = resident(batch_size, height, height, channels)
+    outputs = []
+    for index, (height, before, channels) in enumerate(network.layers(width)):
+        x = resident([batch_size, height, height, before], dtype)
+        weights = resident([3, 3, before, channels], dtype)
+        gradient = resident([batch_size, height, height, channels], dtype)
         settings = {"strides": [1, 1, 1, 1], "padding": "SAME"}
-        outputs = [
+        outputs += [
             tf.nn.conv2d(x, weights, **settings),
             tf.nn.conv2d_backprop_filter(x, weights.shape, gradient, **settings),
         ]
         if index > 0:
             outputs.append(tf.nn.conv2d_backprop_input(x.shape, weights, gradient, **settings))
-        # An output that nothing reads would be pruned. One element of each is read, and stays on the device.
-        samples += [output[0, 0, 0, 0] for output in outputs]
-    return tf.add_n(samples).op
+    return read(outputs)
+
+
+def product(size, dtype):
+    """The product of two square matrices; an operation that runs when it is done."""
+    return read([tf.matmul(resident([size, size], dtype), resident([size, size], dtype))])
 
 
 class Ceiling:
     def __init__(self, flags):
-        device = devices.choose(flags.device)
-        precision = devices.choose_precision(flags.precision, device)
-        self.step = convolutions(flags.width, flags.batch_size, tf.as_dtype(precision))
-        self.session = devices.session()
-        self.session.run(tf.global_variables_initializer())
-        weights = sum(9 * before * channels for _, before, channels in layers(flags.width))
+        chosen = device.choose(flags.device)
+        self.precision = device.choose_precision(flags.precision, chosen, network.channels(flags.width)[-1]).name
+        self.width, self.session = flags.width, None
+        self.batch(flags.batch_size)
+        weights = sum(9 * before * channels for _, before, channels in network.layers(flags.width))
         self.about = {
-            "device": device.description,
-            "precision": precision,
+            "device": chosen.description,
+            "precision": self.precision,
             "convolution_weights": weights,
             "tensorflow": tf.__version__,
         }
+
+    def batch(self, size):
+        self._prepare(lambda dtype: convolutions(self.width, size, dtype))
+
+    def matrix(self, size):
+        self._prepare(lambda dtype: product(size, dtype))
+
+    def _prepare(self, build):
+        """In a graph and session of its own, whose memory the next one takes."""
+        if self.session:
+            self.session.close()
+        with tf.Graph().as_default():
+            self.step = build(tf.as_dtype(self.precision))
+            self.session = device.session()
+            self.session.run(tf.global_variables_initializer())
+        self.run(contestant.WARM_UP_STEPS)
 
     def run(self, steps):
         for _ in range(steps):
@@ -70,5 +84,6 @@ class Ceiling:
 
 if __name__ == "__main__":
     tf.disable_eager_execution()
-    ceiling = Ceiling(contestant.parse())
-    contestant.serve(ceiling.about, ceiling.run)
+    with contestant.skipping():
+        ceiling = Ceiling(contestant.parse())
+    contestant.serve(ceiling.about, ceiling.run, batch=ceiling.batch, matrix=ceiling.matrix)

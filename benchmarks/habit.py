@@ -10,8 +10,8 @@ import contestant
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-import devices
 import model
+from training import console, device
 
 
 def batch_norm(x, phase, internal_update, momentum):
@@ -29,7 +29,7 @@ def batch_norm(x, phase, internal_update, momentum):
 
 class Habit:
     def __init__(self, flags):
-        device = devices.choose(flags.device)
+        chosen = device.choose(flags.device)
         self.batch_size = flags.batch_size
         images, labels = contestant.draw(flags.train_size, 0)
         self.images, self.labels = (images / np.float32(127.5) - 1), np.eye(10, dtype=np.float32)[labels]
@@ -47,9 +47,9 @@ class Habit:
         self.session.run(tf.global_variables_initializer())
         self.batches = self._batches()
         self.about = {
-            "device": device.description,
+            "device": chosen.description,
             "precision": "float32",
-            "parameters": sum(int(np.prod(variable.shape)) for variable in var_class),
+            "parameters": console.parameters(var_class),
             "tensorflow": tf.__version__,
         }
 
@@ -68,5 +68,6 @@ class Habit:
 
 if __name__ == "__main__":
     tf.disable_eager_execution()
-    habit = Habit(contestant.parse())
+    with contestant.skipping():
+        habit = Habit(contestant.parse())
     contestant.serve(habit.about, habit.run)

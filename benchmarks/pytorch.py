@@ -10,15 +10,15 @@ import ctypes
 import os
 
 import contestant
+import network
 
+os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"  # what is compiled is compiled anew, in every process
 try:
     import torch
 except ImportError:
-    contestant.skip("PyTorch is not installed: pip install -r requirements-bench.txt")
+    contestant.skip("PyTorch is not installed: pip install -r requirements/bench.txt")
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-
-BLOCKS = (96, 192, 192)  # three 3x3 convolutions each, as in model.py
 
 
 class Classifier(nn.Sequential):
@@ -26,8 +26,7 @@ class Classifier(nn.Sequential):
 
     def __init__(self, width, dropout_rate):
         modules, before = [], 3
-        for block, channels in enumerate(BLOCKS):
-            channels = max(1, round(channels * width))
+        for block, channels in enumerate(network.channels(width)):
             for _ in range(3):
                 modules += [
                     nn.Conv2d(before, channels, 3, padding="same", bias=False),
@@ -35,13 +34,13 @@ class Classifier(nn.Sequential):
                     nn.LeakyReLU(0.1, inplace=True),
                 ]
                 before = channels
-            if block < len(BLOCKS) - 1:
+            if block < len(network.BLOCKS) - 1:
                 modules += [nn.MaxPool2d(2), nn.Dropout(dropout_rate)]
         modules += [
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
-            nn.Linear(before, 10, bias=False),
-            nn.BatchNorm1d(10, eps=1e-3, momentum=0.01),
+            nn.Linear(before, network.CLASSES, bias=False),
+            nn.BatchNorm1d(network.CLASSES, eps=1e-3, momentum=0.01),
         ]
         super().__init__(*modules)
         for module in self:
@@ -68,7 +67,7 @@ class PyTorch:
     def __init__(self, flags):
         keep_memory()
         torch.manual_seed(flags.seed)
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        torch.set_num_threads(contestant.cores())
         torch.set_float32_matmul_precision("high")  # TF32 on a GPU, which TensorFlow takes by default
         torch.backends.cudnn.benchmark = True
         self.device = choose_device(flags.device)
@@ -82,7 +81,7 @@ class PyTorch:
         if flags.compile:
             # On a GPU reduce-overhead replays a CUDA graph: the launches of a small batch cost more than its work.
             mode = "reduce-overhead" if self.device.type == "cuda" else "default"
-            self.forward = torch.compile(self.model, mode=mode)
+            self.forward = torch.compile(self.model, mode=mode, dynamic=False)
         betas = (flags.adam_beta1, 0.999)
         self.optimizer = torch.optim.Adam(self.model.parameters(), flags.learning_rate, betas, fused=True)
         self.losses = torch.zeros((), device=self.device)
@@ -122,7 +121,19 @@ class PyTorch:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
+    def batch(self, size):
+        """Goes on with batches of another size, warm; the dict for the answer."""
+        self.batch_size, self.batches = size, self._batches()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        first = contestant.timed(self.run, 1)
+        self.run(contestant.WARM_UP_STEPS - 1)
+        return {"first_step_seconds": first}
+
+    def device_bytes(self):
+        return torch.cuda.max_memory_allocated() if self.device.type == "cuda" else None
+
 
 if __name__ == "__main__":
     pytorch = PyTorch(contestant.parse("compile"))
-    contestant.serve(pytorch.about, pytorch.run)
+    contestant.serve(pytorch.about, pytorch.run, pytorch.device_bytes, batch=pytorch.batch)

@@ -1,155 +1,108 @@
-"""The tables of a benchmark, from its JSON alone: as text for the terminal, as Markdown for the README."""
+"""The tables of benchmarks, from their JSON alone: for the terminal, as Markdown, and in benchmarks/README.md.
 
+python benchmarks/tables.py --write      # puts the tables of results/bench/*.json into benchmarks/README.md
+python benchmarks/tables.py --check      # status 1 where they are not there as they should be
+python benchmarks/tables.py              # prints the short table, one row for each processor
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
 from statistics import median
 
-OURS, CEILING, HABIT = "ours", "ceiling", "habit"
+import cpu_tables
+import figures
+import gpu_tables
+from gpu_tables import device as device_of  # noqa: F401 - for the name of a result's file
+from layout import as_markdown, fixed_width, show
+
+HERE = Path(__file__).resolve().parent
+README, RESULTS = HERE / "README.md", HERE.parent / "results" / "bench"
+BEGIN = "<!-- from here on made by: python benchmarks/tables.py --write -->"
+END = "<!-- made so far -->"
+
+
+def parts(result):
+    return (gpu_tables if result.get("kind") == "gpu" else cpu_tables).parts(result)
 
 
 def text(result):
-    parts = [heading(result), fixed_width(*speeds(result)), fixed_width(*targets(result)), *skipped(result)]
-    return "\n\n".join(parts)
+    return "\n\n".join(part if isinstance(part, str) else fixed_width(*part) for part in parts(result))
 
 
 def markdown(result):
-    parts = [heading(result), as_markdown(*speeds(result)), as_markdown(*targets(result)), *skipped(result)]
-    return "\n\n".join(parts)
+    return "\n\n".join(part if isinstance(part, str) else as_markdown(*part) for part in parts(result))
 
 
-# ---------------------------------------------------------------------------------------------------------------
-# Figures
+def load(folder=RESULTS):
+    """Every result, by the name of its file."""
+    return {
+        path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"), key=lambda path: path.stem)
+    }
 
 
-def rates(result, name):
-    """Images per second of each turn of a contestant."""
-    images = result["settings"]["steps"] * result["settings"]["batch_size"]
-    return [images / seconds for seconds in result["contestants"][name]["seconds"]]
+def short(results):
+    """One row for each processor on which train.py was measured beside PyTorch."""
+    header = ["processor", "train.py, images/s", "PyTorch's best, images/s", "ratio", "of the convolutions' ceiling"]
+    return header, [row for result in results.values() if (row := short_row(result))]
 
 
-def ratio(result, name, reference):
-    """Speed of `name` over that of `reference`: the median over rounds of the ratio within a round, or None."""
-    if not {name, reference} <= result["contestants"].keys():
-        return None
-    rounds = zip(rates(result, name), rates(result, reference), strict=True)
-    return median(one / other for one, other in rounds)
-
-
-def extra_time(result, name, reference):
-    """By how much a step of `name` is longer than one of `reference`, as a fraction of the latter, or None."""
-    speed = ratio(result, reference, name)
-    return None if speed is None else speed - 1
-
-
-def fastest_peer(result):
-    """The name of the PyTorch contestant with the highest median rate, or None."""
-    peers = [name for name in result["contestants"] if name.startswith("torch")]
-    return max(peers, key=lambda name: median(rates(result, name)), default=None)
-
-
-def per_extra_decay(result):
-    """What a second and a third decay add to the step, each, as a fraction of a step with one."""
-    extra = extra_time(result, "ours-3-decays", OURS)
-    return None if extra is None else extra / 2
-
-
-def evaluation_share(result):
-    """Evaluating raw and EMA on the test set over one epoch of training, in time."""
-    if not result["evaluation"]:
-        return None
-    epoch = result["settings"]["train_size"] / median(rates(result, OURS))
-    return median(result["evaluation"]) / epoch
-
-
-def peak_gigabytes(result, name):
-    return result["contestants"][name]["peak_bytes"] / 1e9 if name in result["contestants"] else None
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Tables: a header and rows of strings
-
-
-def heading(result):
-    settings, machine, versions = result["settings"], result["machine"], result["versions"]
-    about = result["contestants"].get(OURS, {}).get("about", {})
-    parts = [
-        about.get("device") or f"{machine['cpu']}, {machine['cores']} cores",
-        *(f"{about[key]:,} parameters" for key in ("parameters",) if key in about),
-        f"batch {settings['batch_size']}, {settings['rounds']} rounds of {settings['steps']} steps",
-        ", ".join(f"{library} {version}" for library, version in versions.items()),
-    ]
-    return "; ".join(parts)
-
-
-def speeds(result):
-    header = ["contestant", "precision", "images/s", "min", "max", "of train.py", "of ceiling", "memory GB"]
-    rows = []
-    for name, contestant in result["contestants"].items():
-        speed = rates(result, name)
-        rows.append(
-            [
-                contestant["title"],
-                contestant["about"]["precision"],
-                *(f"{value:.1f}" for value in (median(speed), min(speed), max(speed))),
-                show(ratio(result, name, OURS), "{:.3f}"),
-                show(ratio(result, name, CEILING), "{:.1%}"),
-                show(peak_gigabytes(result, name), "{:.2f}"),
-            ]
+def short_row(result):
+    if result.get("kind") == "gpu":
+        batch = result["settings"]["batches"][0]
+        ours, peer, ceiling = (
+            gpu_tables.best(result, names, batch) for names in (["ours"], gpu_tables.PEERS, ["ceiling"])
         )
-    return header, rows
+        name, shares = gpu_tables.device(result), (gpu_tables.ratio(ours, peer), gpu_tables.ratio(ours, ceiling))
+    else:
+        names = figures.ours(result), figures.fastest(result, figures.PEERS)
+        if None in names:
+            return None
+        ours, peer = (median(figures.rates(result, name)) for name in names)
+        name, shares = cpu_tables.heading(result).split(";")[0], (figures.of_peer(result), figures.of_ceiling(result))
+    return [name, show(ours, "{:,.0f}"), show(peer, "{:,.0f}"), show(shares[0], "{:.2f}"), show(shares[1], "{:.1%}")]
 
 
-def targets(result):
-    """What the benchmark is there to show: a measured value, and the bound it is held to."""
-    peer = fastest_peer(result)
-    peer_title = result["contestants"][peer]["title"] if peer else "PyTorch"
-    sizes = "{test_size:,} test images, raw and EMA, over an epoch of {train_size:,}".format(**result["settings"])
-    start = {name: median(samples) for name, samples in result["startup"].items()}
-    rows = [
-        (f"train.py over {peer_title}, the fastest", ratio(result, OURS, peer), "{:.2f}", ">=", 1.1),
-        ("train.py over the TF 1.x habit", ratio(result, OURS, HABIT), "{:.2f}", ">=", 1.9),
-        ("share of the convolutions' ceiling", ratio(result, OURS, CEILING), "{:.1%}", ">=", 0.8),
-        ("EMA adds to the step", extra_time(result, OURS, "ours-no-ema"), "{:.1%}", "<=", 0.02),
-        ("each extra decay adds", per_extra_decay(result), "{:.1%}", "<=", 0.01),
-        (sizes, evaluation_share(result), "{:.1%}", "<=", 0.12),
-        ("seconds of train.py --help", start.get("help"), "{:.2f}", "<=", 0.5),
-        ("seconds from the start to the first step done", start.get("first_step"), "{:.1f}", "<=", 8),
-        ("peak memory of training and evaluation, GB", peak_gigabytes(result, OURS), "{:.2f}", "<=", 2.5),
-    ]
-    return ["target", "measured", "bound", "met"], [
-        [name, show(value, form), f"{sign} {form.format(bound)}", verdict(value, sign, bound)]
-        for name, value, form, sign, bound in rows
-    ]
+def generated(results):
+    """What stands between the marks in benchmarks/README.md."""
+    blocks = [as_markdown(*short(results))]
+    for name, result in results.items():
+        blocks.append(f"### {name}\n\n{markdown(result)}\n\n[every sample](../results/bench/{name}.json)")
+    return "\n\n".join(blocks)
 
 
-def skipped(result):
-    return [f"{title} was left out: {sentence}" for title, sentence in result["skipped"].items()]
+def with_tables(readme, tables):
+    """The text of a README with `tables` between its marks.
+
+    Raises:
+      ValueError: it does not have each mark once.
+    """
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end) or readme.count(BEGIN) + readme.count(END) > 2:
+        raise ValueError(f"the README needs the lines {BEGIN!r} and {END!r}, once each")
+    return f"{before}{BEGIN}\n\n{tables}\n\n{END}{after}"
 
 
-def verdict(value, sign, bound):
-    if value is None:
-        return "-"
-    return "yes" if (value >= bound if sign == ">=" else value <= bound) else "no"
+def main(argv=None, readme=README, folder=RESULTS):
+    parser = argparse.ArgumentParser(
+        prog="tables.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--write", action="store_true", help="write the tables into benchmarks/README.md")
+    what.add_argument("--check", action="store_true", help="check that they are there")
+    options, results = parser.parse_args(argv), load(folder)
+    if not (options.write or options.check):
+        print(as_markdown(*short(results)))
+        return
+    written = readme.read_text()
+    expected = with_tables(written, generated(results))
+    if options.write:
+        readme.write_text(expected)
+    elif written != expected:
+        sys.exit("tables.py: benchmarks/README.md is not made from results/bench: python benchmarks/tables.py --write")
 
 
-def show(value, form):
-    return "-" if value is None else form.format(value)
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Layout
-
-
-def fixed_width(header, rows):
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-
-    def line(cells):
-        first, *others = (
-            f"{cell:<{w}}" if i == 0 else f"{cell:>{w}}" for i, (cell, w) in enumerate(zip(cells, widths, strict=True))
-        )
-        return "  ".join([first, *others])
-
-    return "\n".join([line(header), line(["-" * width for width in widths]), *map(line, rows)])
-
-
-def as_markdown(header, rows):
-    rule = ["---"] + ["---:"] * (len(header) - 1)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows))
+if __name__ == "__main__":
+    main()
