@@ -271,7 +271,7 @@ def precision():
     """bfloat16 (of results/starts) beside float32: the raw weights, which no start touches, after the last epoch."""
     body = []
     for seed, start in ((0, "initial"), (1, "warmup")):
-        last = max((found := rows(f"starts/{start}-seed{seed}")))
+        last = max(found := rows(f"starts/{start}-seed{seed}"))
         raw = (f"{100 * found[last]['classifiers'][label]:.2f}" for label in ("raw", BASELINE))
         table = (RESULTS / f"precision/float32-seed{seed}/table.txt").read_text()  # of evaluate.py
         other = (re.search(rf"^{label} +([0-9.]+)%", table, re.MULTILINE)[1] for label in ("raw", BASELINE))
