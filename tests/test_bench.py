@@ -4,7 +4,6 @@ import collections
 import contextlib
 import copy
 import importlib.util
-import itertools
 import json
 import re
 import shlex
@@ -630,8 +629,17 @@ def test_the_rows_of_a_gpu_are_rehearsed_on_a_cpu(tmp_path):
     result = json.loads(output.read_text())
     torch = {title: why for title, why in result["skipped"].items() if title.startswith("PyTorch")}
     others = {title: why for title, why in result["skipped"].items() if title not in torch}
-    assert all(re.fullmatch(r"it takes about \d+ s, and \d+ s were left", why) for why in others.values()), others
+    late = re.compile(r"it takes about \d+ s, and \d+ s were left|it was not done within its share of the time")
+    assert all(late.fullmatch(why) for why in others.values()), others
     assert HAS_TORCH or set(torch.values()) == {"PyTorch is not installed: pip install -r requirements/bench.txt"}
-    first = [f"ours-bfloat16-{batch}" for batch in (4, 8)], ["evaluation", "steps_per_run-10", "matrix-float32"]
-    assert set(itertools.chain(*first)) <= result["rows"].keys()
+    assert "ours-bfloat16-4" in result["rows"]
+    if not others:
+        named = [
+            "ours-bfloat16-8",
+            "ours-bfloat16-16",
+            "ours-bfloat16-4-xla-on",
+            "ours-float32-4",
+            "ceiling-bfloat16-8",
+        ]
+        assert {*named, "matrix-float32", "steps_per_run-10", "evaluation", "averages", "long"} <= result["rows"].keys()
     assert "a rehearsal" in process.stdout and tables.text(result) in process.stdout
