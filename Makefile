@@ -26,9 +26,10 @@ lint: .venv/development
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
-# That the numbers in README.md are what the logs in results/ say.
+# That the numbers of the READMEs are what the logs in results/ say.
 check: .venv/runtime
 	$(RUN) results/tables.py --check
+	$(RUN) benchmarks/tables.py --check
 
 # One experiment behind the README's numbers, as in `make results NAME=gain`; all of them without a name. Trains what is
 # missing, which takes hours to days on a small machine.
