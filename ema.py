@@ -114,7 +114,10 @@ def power_gamma(width):
 
 def warmup_steps(decay):
     """The number of the update from which on a decay rules under "warmup": (1 + t) / (10 + t) is at least `decay`."""
-    return max(1, math.ceil((10 * decay - 1) / (1 - decay)))
+    steps = max(1, math.floor((10 * decay - 1) / (1 - decay)))
+    while (1 + steps) / (10 + steps) < decay:  # the quotient is rounded, and that of long decays the most
+        steps += 1
+    return steps
 
 
 def initial_share(decay, start, updates):

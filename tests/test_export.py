@@ -293,9 +293,9 @@ def test_export_and_predict_as_processes(bank_run, run, tmp_path):
     assert answers["--model"] == pytest.approx(answers["--run_dir"], abs=1e-6)
 
 
-def test_decay_0_is_the_decay_that_is_asked_for(trained):
+def test_decay_0_is_the_decay_that_is_asked_for(restored):
     with pytest.raises(UserError, match="holds no ema/0/averaged"):
-        export.choose(trained, "ema", Decay("0"), None)
+        export.choose(restored, "ema", Decay("0"), None)
 
 
 def test_the_directory_that_one_is_in_and_a_link_are_refused_before_all_else(tmp_path, monkeypatch):

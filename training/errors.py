@@ -7,6 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
+INTERRUPTED = "interrupted before there was anything to save"
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -25,7 +26,7 @@ def end_quietly(kind, error, traceback):
     """A sys.excepthook: Ctrl-C while modules are imported is no failure to trace."""
     if kind is not KeyboardInterrupt:
         return sys.__excepthook__(kind, error, traceback)
-    print(f"{Path(sys.argv[0]).name}: interrupted before there was anything to save", file=sys.stderr, flush=True)
+    print(f"{Path(sys.argv[0]).name}: {INTERRUPTED}", file=sys.stderr, flush=True)
     os._exit(130)  # Python itself would end by the signal, which is no exit status
 
 
@@ -42,7 +43,7 @@ def or_exit(function, *args):
     except UserError as error:
         sentence, status = error, error.status
     except KeyboardInterrupt:
-        sentence, status = "interrupted before there was anything to save", 130
+        sentence, status = INTERRUPTED, 130
     except BrokenPipeError:  # the reader of `| head` has what it wanted
         sentence, status = "", 128 + signal.SIGPIPE
     except OSError as error:  # a full disk, a missing permission

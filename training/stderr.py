@@ -2,10 +2,12 @@
 
 import contextlib
 import os
+import signal
 import sys
 import tempfile
+from pathlib import Path
 
-from training.errors import UserError
+from training.errors import INTERRUPTED, UserError
 
 
 @contextlib.contextmanager
@@ -38,6 +40,18 @@ def captured_stderr():
 
 
 def import_tensorflow():
-    """Imports TensorFlow without what it writes meanwhile."""
+    """Imports TensorFlow without what it writes meanwhile; Ctrl-C ends the process at once, in one sentence.
+
+    A KeyboardInterrupt amid the start of native modules may come out of them as some other error.
+    """
+    terminal = os.dup(2)
+
+    def end(*_):
+        os.write(terminal, f"{Path(sys.argv[0]).name}: {INTERRUPTED}\n".encode())
+        os._exit(128 + signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, end)
     with captured_stderr():
         import tensorflow  # noqa: F401
+    signal.signal(signal.SIGINT, before)
+    os.close(terminal)
