@@ -11,6 +11,7 @@ from support.tiny import SteppedRun, dataset, initialise
 
 import data
 import ema
+import train
 from model import classifier
 from training.labels import RAW, RAW_RECOMPUTED, Label
 
@@ -93,6 +94,20 @@ def test_recomputed_statistics_are_the_mean_over_batches_of_training_images():
     mean, var = run.session.run(sorted(own, key=lambda v: v.op.name))
     np.testing.assert_allclose(mean, x.mean((0, 1, 2)), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(var, x.var((0, 1, 2)), rtol=1e-4)
+
+
+def test_of_several_batches_the_statistics_count_alike(monkeypatch):
+    monkeypatch.setattr(train, "RECOMPUTE_BATCH", 16)
+    run = SteppedRun("--ema_batch_stats", "recomputed", steps=1)
+    with run.tf_graph.as_default():
+        weights = next(v for v in run.graph.var_class if v.op.name == "class/conv1_1/conv/weights")
+        features = tf.nn.conv2d(data.to_float(tf.constant(dataset().train.images)), weights, 1, "SAME")
+        own = [v for v in tf.local_variables() if v.op.name.startswith(f"recomputed/{RAW_RECOMPUTED}/class/conv1_1/")]
+    run.session.run(run.graph.tested[RAW_RECOMPUTED].recompute)
+    batches = run.session.run(features).astype(np.float64).reshape(4, 16, 32, 32, -1)
+    mean, var = run.session.run(sorted(own, key=lambda v: v.op.name))
+    np.testing.assert_allclose(mean, batches.mean((1, 2, 3)).mean(0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(var, batches.var((1, 2, 3)).mean(0), rtol=1e-4)
 
 
 def test_the_plain_run_is_the_guides_graph_bit_for_bit():

@@ -1,8 +1,8 @@
 """The trainer around the graph, through the command: what it evaluates, when it saves, and where a step ends."""
 
-import json
 import shlex
 
+import numpy as np
 import pytest
 from support.commands import EPOCH_STEPS, TINY_RUN, assert_one_sentence
 from support.files import assert_equal_arrays, checkpoint_values, read_arrays, read_rows
@@ -86,12 +86,14 @@ def test_skipped_steps_are_counted_and_told(forked, tmp_path):
         "at = data.Batches.at\n"
         "def spoil(self, step):\n"
         "    images, labels, seed = at(self, step)\n"
-        "    return images * tf.where(tf.equal(step % 4, 1), np.nan, 1.0), labels, seed\n"
+        "    return images * tf.where(tf.equal(step % 4, 1), np.nan, 0.0), labels, seed\n"
         "data.Batches.at = spoil\n"
     )
-    result = forked("train.py", *TINY_RUN, "--epochs", 2, "--run_dir", tmp_path / "run", before=spoilt)
+    argv = [*TINY_RUN, "--learning_rate", "1e-30", "--epochs", 2, "--run_dir", tmp_path / "run"]
+    result = forked("train.py", *argv, before=spoilt)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("2 of 8 steps had no finite loss and gradients") == 2
     assert [row["skipped_steps"] for row in read_rows(tmp_path / "run")] == [2, 2]
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert 0 < summary["train_loss"] < 10
+    # Of black images and untrained weights every class is as likely: the mean is over the steps that count.
+    for row in read_rows(tmp_path / "run"):
+        assert row["train_loss"] == pytest.approx(np.log(10), rel=1e-4)
