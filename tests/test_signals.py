@@ -22,7 +22,10 @@ with signals.graceful() as stop:
 """
 
 
-def waiting(seconds, before=""):
+HEARD = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)"  # though the tests themselves run under nohup
+
+
+def waiting(seconds, before=HEARD):
     script = before + WAITING.format(seconds=seconds)
     return subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
