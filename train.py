@@ -88,7 +88,8 @@ def build(settings, dataset):
 
     def train_step(now):
         x, labels, dropout_seed = batches.at(now)
-        with tf.control_dependencies(before := remember(batch_stats)):
+        before = remember(batch_stats)  # a step that is not finite gives them back, and moves nothing else
+        with tf.control_dependencies(before):
             logits = network(x, phase=True, reuse=True, seed=dropout_seed)
         loss = cross_entropy(logits, labels, flags.label_smoothing)
         gradients = optimizer.compute_gradients(loss, var_class)
@@ -110,13 +111,14 @@ def build(settings, dataset):
     tested = {}
     for label in settings.labels:
         getter = ema_getter(*averages.emas(label.decay, label.statistics))  # of no average for the raw weights
-        own = ema.recomputed_getter(getter, label, batch_stats) if label.statistics == "recomputed" else getter
+        recomputed = label.statistics == "recomputed"
+        own = ema.recomputed_getter(getter, label, batch_stats) if recomputed else getter
         rebuilt = functools.partial(network, reuse=True, getter=own)
         test = functools.partial(rebuilt, phase=False)
         logits = {name: data.map_images(test, variable, TEST_BATCH) for name, variable in images.items()}
         shadowed = (var_class if label.weights == "ema" else []) + (averaged if label.statistics == "averaged" else [])
         ema.check_replaced(getter, shadowed)
-        tested[label] = Tested(logits, recomputation(rebuilt, first_images, flags) if own is not getter else None)
+        tested[label] = Tested(logits, recomputation(rebuilt, first_images, flags) if recomputed else None)
 
     return Graph(step, loop, batches.shuffle, averages, tested, var_class)
 
