@@ -18,6 +18,8 @@ MAY_CHANGE = {
     "snapshots",
     "data_dir",
     "device",
+    "strategy",
+    "devices",
     "xla",
     "steps_per_run",
     "checkpoint_every",

@@ -37,7 +37,9 @@ def captured_stderr():
                 print(*captured, sep="\n", file=sys.stderr)
 
 
-def import_tensorflow():
-    """Imports TensorFlow without what it writes meanwhile."""
+def import_tensorflow(silent=False):
+    """Imports TensorFlow without what it writes meanwhile; with silent, also later it writes of fatal errors alone."""
+    if silent:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with captured_stderr():
         import tensorflow  # noqa: F401
