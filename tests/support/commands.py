@@ -14,9 +14,9 @@ PARAMETERS = 5_805  # of its network
 EPOCH_STEPS = 256 // 32
 
 
-def ended(process):
-    """The end of a process, at most two minutes from now; a CompletedProcess."""
-    stdout, stderr = process.communicate(timeout=120)
+def ended(process, timeout=120):
+    """The end of a process, at most so many seconds from now; a CompletedProcess."""
+    stdout, stderr = process.communicate(timeout=timeout)
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
