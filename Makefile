@@ -1,11 +1,11 @@
-# make train | make demo | make test | make bench
+# make train | make demo | make test | make bench | make results
 # Each makes .venv with what it needs first. PYTHON=python3.12 make ... chooses another interpreter.
 
 PYTHON ?= python3
 RUN := .venv/bin/python
 ARGS ?=
 
-.PHONY: train demo test test-slow lint bench clean
+.PHONY: train demo test test-slow lint check bench results clean
 
 # CIFAR-10 with the guide's settings. ARGS="--epochs 5" and the like are passed on.
 train: .venv/runtime
@@ -25,6 +25,15 @@ test-slow: .venv/development
 lint: .venv/development
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+
+# That the numbers in README.md are what the logs in results/ say.
+check: .venv/runtime
+	$(RUN) results/tables.py --check
+
+# One experiment behind the README's numbers, as in `make results NAME=gain`; all of them without a name. Trains what is
+# missing, which takes hours to days on a small machine.
+results: .venv/runtime
+	$(RUN) results/experiments.py --run $(NAME)
 
 bench: .venv/benchmark
 	$(RUN) benchmarks/bench.py $(ARGS)

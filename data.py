@@ -153,10 +153,12 @@ class Batches:
       seed: Python int.
       step: int64 variable, the number of steps done.
       augmented: whether the images are flipped and shifted at random.
+      seed_dtype: of the seeds of dropout; see `model.words`.
     """
 
-    def __init__(self, split, batch_size, seed, step, augmented=False):
+    def __init__(self, split, batch_size, seed, step, augmented=False, seed_dtype=tf.int32):
         size = len(split.labels)
+        self.seed_dtype = seed_dtype
         self.batch_size, self.seed, self.augmented = batch_size, seed, augmented
         self.epoch_steps = size // batch_size
         self.images, self.labels = resident(split.images, "train_images"), resident(split.labels, "train_labels")
@@ -180,7 +182,8 @@ class Batches:
         seed = tf.stack([tf.constant(self.seed, tf.int64), step])
         if replicas > 1:
             seed = tf2.random.experimental.stateless_fold_in(seed, replica, "philox")
-        dropout_seed, augment_seed = tf.unstack(tf2.random.split(seed, 2, "philox"))
+        seeds = tf2.random.split(seed, 2, "philox")
+        dropout_seed, augment_seed = tf.unstack(tf.cast(seeds, self.seed_dtype))
         images = tf.gather(self.images, indices)
         if self.augmented:
             images = augment(images, augment_seed)
@@ -211,18 +214,16 @@ def augment(images, seed):
 
     Args:
       images: [N, H, W, C], any dtype.
-      seed: int32 [2]; the result is a pure function of (images, seed).
+      seed: integers [2]; the result is a pure function of (images, seed), compiled or not.
     """
     size, height, width = images.shape[:3]
-    seeds = tf2.random.split(seed, 3, "philox")
-    # Whole numbers: those are the same compiled by XLA or not, which floats are not.
-    flip = tf.equal(tf2.random.stateless_uniform([size, 1], seeds[0], 0, 2, tf.int32, "philox"), 1)
-    rows = tf.range(height) + tf2.random.stateless_uniform(
-        [size, 1], seeds[1], -MAX_SHIFT, MAX_SHIFT + 1, tf.int32, "philox"
+    # Random bits of seeds below 2^32: floats, and seeds of 64 bits, come out differently where XLA compiles them.
+    flips, downs, rights = tf.unstack(
+        tf2.random.stateless_uniform([3, size, 1], tf.cast(seed, tf.int64) % 2**32, None, None, tf.int32, "philox")
     )
-    columns = tf.range(width) + tf2.random.stateless_uniform(
-        [size, 1], seeds[2], -MAX_SHIFT, MAX_SHIFT + 1, tf.int32, "philox"
-    )
+    flip = tf.equal(flips % 2, 1)
+    rows = tf.range(height) + downs % (2 * MAX_SHIFT + 1) - MAX_SHIFT
+    columns = tf.range(width) + rights % (2 * MAX_SHIFT + 1) - MAX_SHIFT
     columns = tf2.where(flip, width - 1 - columns, columns)
     images = tf.gather(images, _reflect(rows, height), axis=1, batch_dims=1)
     return tf.gather(images, _reflect(columns, width), axis=2, batch_dims=1)

@@ -114,6 +114,21 @@ def avg_pool(x):
     return tf.reduce_mean(tf.cast(x, tf.float32), axis=[1, 2])
 
 
+def words(seed):
+    """Seeds for stateless random operations that draw the same compiled by XLA or not.
+
+    XLA looks at the lower 32 bits of a seed alone, the plain kernels at all 64, where a negative int32 has its sign.
+
+    Args:
+      seed: integers [2]: int32, read as unsigned; int64 is left as it is, and draws the same only below 2^32.
+
+    Returns:
+      int64 [2].
+    """
+    seed = tf.convert_to_tensor(seed)
+    return tf.cast(tf.bitcast(seed, tf.uint32), tf.int64) if seed.dtype == tf.int32 else seed
+
+
 def dropout(x, phase, rate=DROPOUT_RATE, seed=None):
     """In the training phase zeroes each element with probability `rate` and divides the rest by 1 - rate.
 
@@ -122,7 +137,7 @@ def dropout(x, phase, rate=DROPOUT_RATE, seed=None):
       phase: True to train; False returns x.
       rate: in [0, 1); with a seed it is taken to the nearest multiple of 2^-16.
       seed: None draws from TensorFlow's stateful generator; an integer tensor of shape [2] makes the
-        mask a pure function of it, the same on every device, compiled or not.
+        mask a pure function of it, the same on every device and, if it is int32, compiled or not.
     """
     if not phase or rate == 0:
         return x
@@ -130,11 +145,17 @@ def dropout(x, phase, rate=DROPOUT_RATE, seed=None):
         return tf.nn.dropout(x, rate=rate)
     # Sixteen random bits an element decide it: drawing a float for each takes twice as long.
     size = tf.size(x)
-    words = tf2.random.stateless_uniform([(size + 1) // 2], seed, None, None, tf.int32, alg="philox")
-    bits = tf.reshape(tf.reshape(tf.bitcast(words, tf.uint16), [-1])[:size], tf.shape(x))
+    pairs = tf2.random.stateless_uniform([(size + 1) // 2], words(seed), None, None, tf.int32, alg="philox")
+    bits = tf.reshape(tf.reshape(tf.bitcast(pairs, tf.uint16), [-1])[:size], tf.shape(x))
     threshold = min(round(rate * 2**16), 2**16 - 1)
     mask = tf.cast(bits >= threshold, x.dtype) * tf.cast(1 / (1 - threshold / 2**16), x.dtype)
     return x * mask
+
+
+def layer_seed(seed, layer):
+    """The seed of one layer's dropout, of that of all: [2], of the same dtype."""
+    seed = tf.convert_to_tensor(seed)
+    return tf.cast(tf2.random.experimental.stateless_fold_in(words(seed), layer, "philox"), seed.dtype)
 
 
 def classifier(
@@ -177,15 +198,16 @@ def classifier(
         x = tf.cast(x, dtype)
         for block, (block_name, channels) in enumerate(BLOCKS):
             channels = max(1, round(channels * width))
+            pooled = block < len(BLOCKS) - 1
             for layer in range(1, 4):
                 with tf.variable_scope(f"{block_name}_{layer}"):
                     x = conv2d(x, channels, "conv")
                     x = batch_norm(x, phase, internal_update, momentum)
+                    if pooled and layer == 3:  # before leaky ReLU: it is increasing, so the result is the same
+                        x = max_pool(x)
                     x = leaky_relu(x)
-            if block < len(BLOCKS) - 1:
-                x = max_pool(x)
-                layer_seed = None if seed is None else tf2.random.experimental.stateless_fold_in(seed, block, "philox")
-                x = dropout(x, phase, dropout_rate, layer_seed)
+            if pooled:
+                x = dropout(x, phase, dropout_rate, None if seed is None else layer_seed(seed, block))
         x = avg_pool(x)
         with tf.variable_scope("dense"):
             x = dense(x, CLASSES, "dense")

@@ -4,9 +4,11 @@
     python report.py runs/seeds --output docs       # a directory of runs, as train.py --seeds writes it
 
 Runs that differ only by seed make one group: means with 95% t-intervals over its seeds, the gain of EMA paired seed
-by seed. Writes report.html, which holds everything, and each figure as PNG and SVG beside it.
+by seed. Writes report.html, which holds everything, and beside it each figure as PNG and SVG, and report.json with
+the tables.
 """
 
+import json
 from pathlib import Path
 
 from analysis.options import report_parser
@@ -22,11 +24,12 @@ def main(argv=None):
     """
     arguments = report_parser().parse_args(argv)
     # Only now, because NumPy's and matplotlib's imports take a moment.
-    from analysis import beyond, figures, finished, gallery, groups, page, predictions, tables
+    from analysis import annealing, beyond, figures, finished, gallery, groups, page, predictions, tables
 
     found = groups.make_groups([finished.read_run(path) for path in finished.expand(arguments.runs)])
     output = open_output(arguments.output)
-    sections, texts = [], []
+    compared = annealing.annealing_tables(found)
+    sections, texts, content = [], [], {"groups": [], "annealing": [table._asdict() for table in compared]}
     for number, group in enumerate(found, 1):
         predicted, missing = predictions.read_all(group)
         measured = beyond.measure(group, predicted, missing)
@@ -38,7 +41,10 @@ def main(argv=None):
         runs, flags = tables.run_table(group), tables.flag_table(group)
         sections.append(page.Section(group.title, notes, shown, list(drawn.values()), images, runs, flags))
         texts += [group.title, *notes, *map(tables.as_text, shown), images.sentence]
-    (output / "report.html").write_text(page.page(sections), encoding="utf-8")
+        content["groups"].append({"title": group.title, "notes": notes, "tables": [it._asdict() for it in shown]})
+    texts += map(tables.as_text, compared)
+    (output / "report.html").write_text(page.page(sections, compared), encoding="utf-8")
+    (output / "report.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     print(*texts, f"report: {output / 'report.html'}", sep="\n\n")  # last: a closed pipe (| head) costs no file
 
 

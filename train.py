@@ -35,9 +35,10 @@ import data
 import ema
 from ema import ema_getter
 from model import classifier, cross_entropy
-from training import parallel, settings, strategy
+from training import parallel, strategy
 from training.device_loop import Loop, Step, build_loop, remember
 from training.schedule import learning_rate
+from training.settings import resolve
 from training.signals import graceful
 
 TEST_BATCH = 500
@@ -80,7 +81,8 @@ def build(settings, dataset):
     averages = ema.MovingAverages(settings.decays, flags.ema_start, flags.ema_every, flags.ema_power or [], averaged)
     rate = learning_rate(flags.learning_rate, step, settings.total_steps, flags.lr_cooldown * settings.epoch_steps)
     optimizer = tf.train.AdamOptimizer(rate, beta1=flags.adam_beta1)
-    batches = data.Batches(dataset.train, flags.batch_size, flags.seed, step, flags.augment)
+    seed_dtype = tf.as_dtype(settings.seed_dtype)
+    batches = data.Batches(dataset.train, flags.batch_size, flags.seed, step, flags.augment, seed_dtype)
 
     def update(gradients):
         train_op = strategy.everywhere(optimizer.apply_gradients, gradients)
@@ -143,13 +145,13 @@ def main(flags):
     """
     place = parallel.choose(flags)  # refuses before the data is loaded, and perhaps downloaded
     dataset = data.load_for(flags)
-    resolved = settings.resolve(flags, place.device, len(dataset.train.labels), place.directory.begun())
+    settings = resolve(flags, place.device, len(dataset.train.labels), place.directory.begun())
     with tf.Graph().as_default(), place.scope():
-        graph = build(resolved, dataset)
+        graph = build(settings, dataset)
         feeds = data.resident_feeds() | strategy.initial_feeds()
         place.directory.enter()
         with place.session() as session, graceful() as stop:
-            place.trainer(resolved, dataset, graph, feeds, place.directory, session, stop).train()
+            place.trainer(settings, dataset, graph, feeds, place.directory, session, stop).train()
 
 
 if __name__ == "__main__":

@@ -24,9 +24,9 @@ class Section(NamedTuple):
     flags: Table
 
 
-def page(sections):
-    """The page's HTML."""
-    return environment().get_template("page.html").render(sections=sections)
+def page(sections, compared=()):
+    """The page's HTML; compared: of Table, over several groups."""
+    return environment().get_template("page.html").render(sections=sections, compared=compared)
 
 
 def environment():

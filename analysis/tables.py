@@ -56,7 +56,7 @@ def beyond_table(group, beyond):
         name, scale, digits = MEASURES[key]
         means = [f"{scale * value:.{digits}f}" for value in (measure.baseline, measure.ema)]
         half = None if measure.half is None else scale * measure.half
-        rows.append([name, *means, *_estimate(scale * measure.difference, half, "+", digits)])
+        rows.append([name, *means, *estimate(scale * measure.difference, half, "+", digits)])
     caption = f"Beyond accuracy, after epoch {group.epochs[-1]}, {seeds(beyond.runs)}"
     if "churn" in beyond.measures:
         caption += " (churn: jackknife over seeds)"
@@ -94,10 +94,11 @@ def seeds(runs):
 
 def _cells(fractions, sign=""):
     """Mean and interval as text, in percent, of fractions [S]."""
-    return _estimate(*mean_interval(100 * fractions), sign, 2)
+    return estimate(*mean_interval(100 * fractions), sign, 2)
 
 
-def _estimate(mean, half, sign, digits):
+def estimate(mean, half, sign="", digits=2):
+    """Mean and interval as text; half the interval's width is None where one seed says nothing of it."""
     if half is None:
         return [f"{mean:{sign}.{digits}f}", "-"]
     return [f"{mean:{sign}.{digits}f}", f"[{mean - half:{sign}.{digits}f}, {mean + half:{sign}.{digits}f}]"]

@@ -1,29 +1,315 @@
-"""Prints the README's table of starts and policies as Markdown: `python results/tables.py results/starts/*`."""
+"""Writes the numbers of README.md from the logs in results/, or checks that they are what the logs say.
 
+    python results/tables.py --write
+    python results/tables.py --check    # exit status 1 and what differs, where README and logs do not agree
+
+What stands in the README between <!-- results: NAME --> and <!-- end --> is what the function of that name returns. A
+number with a decimal point in the README's prose that is in no such block must be one of CONSTANTS.
+"""
+
+import argparse
+import difflib
 import json
+import re
 import sys
 from pathlib import Path
 
+import numpy as np
 
-def rows(run_dir):
-    """(seed, start, label, accuracies by epoch) of every classifier of a run."""
-    flags = json.loads((Path(run_dir) / "config.json").read_text())["flags"]
-    metrics = [json.loads(line) for line in (Path(run_dir) / "metrics.jsonl").read_text().splitlines()]
-    for label in metrics[0]["classifiers"]:
-        start = flags["ema_start"] if label.startswith("ema/") else "-"
-        yield flags["seed"], start, label, tuple(100 * row["classifiers"][label] for row in metrics)
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from analysis.statistics import mean_interval  # noqa: E402
+from training import console  # noqa: E402
+from training.labels import Label  # noqa: E402
+
+RESULTS = ROOT / "results"
+BLOCK = re.compile(r"(<!-- results: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+
+# Numbers that the prose may name, and where they come from.
+CONSTANTS = {
+    "3.10": "requirements.txt",
+    "3.13": "requirements.txt",
+    "1.15": "the version of TensorFlow that the guide was written for",
+    "0.998": "the guide's decay",
+    "0.5": "the guide's dropout rate; --width of the experiments, in config.json",
+    "0.4": "--label_noise of the experiment, in config.json",
+}
 
 
-def main(run_dirs):
-    # The raw weights of one seed are the same whatever averages are tracked beside them: one row is enough.
-    found = dict.fromkeys(row for run_dir in run_dirs for row in rows(run_dir))
-    found = sorted(found, key=lambda row: (row[0], row[1] != "-", row[1]))
-    epochs = len(found[0][3])
-    print("| seed | `--ema_start` | classifier |" + "".join(f" epoch {epoch + 1} |" for epoch in range(epochs)))
-    print("|---|---|---|" + "---:|" * epochs)
-    for seed, start, label, accuracies in found:
-        print(f"| {seed} | {start} | `{label}` |" + "".join(f" {accuracy:.2f} |" for accuracy in accuracies))
+# ---------------------------------------------------------------------------------------------------------------
+# Reading
+
+
+def rows(run):
+    """The rows of metrics.jsonl of a run: epoch to row."""
+    lines = (RESULTS / run / "metrics.jsonl").read_text().splitlines()
+    return {row["epoch"]: row for row in map(json.loads, lines)}
+
+
+def seeds(experiment):
+    """The runs of an experiment that are there, by seed."""
+    return {int(path.name.removeprefix("seed-")): f"{experiment}/{path.name}" for path in folders(experiment, "seed-*")}
+
+
+def folders(experiment, pattern):
+    return sorted(path for path in (RESULTS / experiment).glob(pattern) if (path / "metrics.jsonl").exists())
+
+
+def accuracy(runs, label, epoch, key="classifiers"):
+    """Accuracy in % of a classifier after an epoch, [S]."""
+    return np.array([100 * rows(run)[epoch][key][label] for run in runs.values()])
+
+
+def last_epoch(runs):
+    return min(max(rows(run)) for run in runs.values())
+
+
+def decays(runs):
+    """The decays of the runs, shortest horizon first."""
+    labels = map(Label.parse, next(iter(rows(next(iter(runs.values()))).values()))["classifiers"])
+    return sorted({label.decay for label in labels if label.decay}, key=float)
+
+
+def horizon(decay, run):
+    """The horizon of a decay in epochs."""
+    epoch, row = next(iter(rows(run).items()))
+    return 1 / (1 - float(decay)) / (row["step"] / epoch)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Writing
+
+
+def markdown(header, body, left=1):
+    """A Markdown table; the first `left` columns hold words."""
+    lines = [header, ["---"] * left + ["---:"] * (len(header) - left), *body]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def estimate(values, sign=""):
+    """Mean, and interval where there are several seeds, as "88.61 [88.10, 89.12]"."""
+    mean, half = mean_interval(values)
+    return f"{mean:{sign}.2f}" + ("" if half is None else f" [{mean - half:{sign}.2f}, {mean + half:{sign}.2f}]")
+
+
+def over(experiment):
+    """ "3 seeds (0, 1, 2)"."""
+    found = list(seeds(experiment))
+    return f"{len(found)} seed{'s' if len(found) > 1 else ''} ({', '.join(map(str, found))})"
+
+
+BASELINE, EMA = "raw/recomputed", "ema/0.998/recomputed"
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Blocks
+
+
+def answer():
+    runs, cooled = seeds("gain"), seeds("cooldown")
+    epoch = last_epoch(runs)
+    plain, averaged = accuracy(runs, BASELINE, epoch), accuracy(runs, EMA, epoch)
+    guide = accuracy(runs, "ema/0.998/raw", epoch) - accuracy(runs, "raw", epoch)
+    text = (
+        f"**After {epoch} epochs at the guide's constant learning rate the averaged weights classify "
+        f"{averaged.mean():.1f}% of the test images, the raw weights {plain.mean():.1f}%: a gain of "
+        f"{estimate(averaged - plain, '+')} points** (decay 0.998, width 0.5, {over('gain')}, 95% interval over seeds, "
+        f"both with recomputed batch statistics). With the raw network's own statistics, as in the guide, it is "
+        f"{estimate(guide, '+')}."
+    )
+    both = {seed: run for seed, run in runs.items() if seed in cooled}
+    annealed = accuracy(cooled, BASELINE, epoch)
+    against = annealed - accuracy(both, EMA, epoch)
+    together = accuracy(cooled, EMA, epoch) - annealed
+    return (
+        f"{text} **A learning rate that falls to 0 over the last 4 epochs gives the same without any average**: "
+        f"{annealed.mean():.1f}%, {estimate(against, '+')} points from EMA at the constant rate; EMA on top of it adds "
+        f"{estimate(together, '+')}.\n"
+    )
+
+
+def log():
+    """The log of the guide's settings, in the form that train.py gives it today."""
+    found = rows("guide")
+    label = Label("ema", "0.998", "raw")
+    lines = [console.header(("raw", label))]
+    for row in found.values():
+        row.setdefault("classifiers", {"raw": row["raw_accuracy"], str(label): row["ema_accuracy"]})
+        lines += console.evaluation(row, label)
+    return "".join(f"    {line}\n" for line in lines)
+
+
+def gain():
+    runs = seeds("gain")
+    epoch = last_epoch(runs)
+    body = []
+    for decay in decays(runs):
+        cells = [f"`{decay}`", f"{horizon(decay, runs[0]):.2g}"]
+        for statistics in ("recomputed", "raw"):
+            label = Label("ema", decay, statistics)
+            values = accuracy(runs, str(label), epoch)
+            cells += [f"{values.mean():.2f}", estimate(values - accuracy(runs, str(label.baseline), epoch), "+")]
+        body.append(cells)
+    raw = [f"{accuracy(runs, label, epoch).mean():.2f}" for label in (BASELINE, "raw")]
+    body.insert(0, ["raw weights", "-", raw[0], "-", raw[1], "-"])
+    header = ["decay", "horizon, epochs", "recomputed statistics, %", "gain", "raw network's statistics, %", "gain"]
+    return markdown(header, body)
+
+
+def horizons():
+    """By epoch: the decay that is the best on the images held out, and what it gives on the test set."""
+    runs = seeds("gain")
+    body = []
+    for epoch in sorted(set.intersection(*(set(rows(run)) for run in runs.values()))):
+        labels = {decay: str(Label("ema", decay, "recomputed")) for decay in decays(runs)}
+        best = max(labels, key=lambda decay: accuracy(runs, labels[decay], epoch, "validation").mean())
+        plain, guides, chosen = (accuracy(runs, label, epoch) for label in (BASELINE, EMA, labels[best]))
+        share = horizon(best, runs[0])
+        cells = [f"{plain.mean():.2f}", f"{guides.mean():.2f}", f"`{best}`, {share:.2g} epochs", f"{chosen.mean():.2f}"]
+        body.append([str(epoch), *cells, estimate(chosen - plain, "+")])
+    return markdown(["epoch", "raw, %", "EMA 0.998, %", "chosen on validation", "EMA chosen, %", "its gain"], body)
+
+
+def saved():
+    """How many epochs of training EMA saves: where its curve has the last accuracy of the raw weights."""
+    runs = seeds("gain")
+    epochs = sorted(set.intersection(*(set(rows(run)) for run in runs.values())))
+    found = []
+    for run in runs.values():
+        one = {0: run}
+        curve = [accuracy(one, EMA, epoch)[0] for epoch in epochs]
+        found.append(float(np.interp(accuracy(one, BASELINE, epochs[-1])[0], curve, epochs)))
+    return (
+        f"EMA has after {estimate(np.array(found))} epochs what the raw weights have after {epochs[-1]} (interpolated "
+        f"between evaluations every {epochs[1] - epochs[0]} epochs).\n"
+    )
+
+
+def annealing():
+    (table,) = json.loads((RESULTS / "gain/report/report.json").read_text())["annealing"]
+    return f"{table['caption']}:\n\n{markdown(table['header'], table['rows'])}"
+
+
+def beyond():
+    groups = json.loads((RESULTS / "gain/report/report.json").read_text())["groups"]
+    text = []
+    for group, name in zip(groups, ("Constant rate", "Annealed"), strict=False):
+        table = next(table for table in group["tables"] if table["caption"].startswith("Beyond"))
+        text.append(f"{name}. {table['caption']}:\n\n{markdown(table['header'], table['rows'])}")
+    return "\n".join(text)
+
+
+def posthoc():
+    """Post-hoc widths chosen on the images held out, seed by seed."""
+    body = []
+    for seed, run in seeds("gain").items():
+        found = json.loads((RESULTS / run / "posthoc.json").read_text())
+        chosen = next(row for row in found["widths"] if row["width"] == found["chosen"])
+        tests = [row["accuracy"] for row in found["widths"]]
+        accuracies = (chosen["validation"], chosen["accuracy"], found["raw/recomputed"])
+        cells = [f"{100 * value:.2f}" for value in accuracies]
+        body.append([str(seed), f"{chosen['width']:g}", *cells, f"{100 * min(tests):.2f} to {100 * max(tests):.2f}"])
+    header = ["seed", "width chosen", "validation, %", "test, %", "raw/recomputed, %", "test over all widths, %"]
+    return markdown(header, body)
+
+
+def noise():
+    """What wrong labels do to raw weights and to averages, with the seeds that both experiments have."""
+    noisy = seeds("noise")
+    clean = {seed: run for seed, run in seeds("gain").items() if seed in noisy}
+    epoch = min(last_epoch(noisy), last_epoch(clean))
+    body = []
+    for name, runs in (("clean labels", clean), ("40% wrong", noisy)):
+        labels = {decay: str(Label("ema", decay, "recomputed")) for decay in decays(runs)}
+        best = max(labels, key=lambda decay: accuracy(runs, labels[decay], epoch, "validation").mean())
+        plain, guides, chosen = (accuracy(runs, label, epoch) for label in (BASELINE, EMA, labels[best]))
+        body.append([name, f"{plain.mean():.2f}", f"{guides.mean():.2f}", estimate(guides - plain, "+"), f"`{best}`"])
+        body[-1] += [f"{chosen.mean():.2f}", estimate(chosen - plain, "+")]
+    header = [f"after epoch {epoch}, {over('noise')}", "raw/recomputed, %", "EMA 0.998, %", "gain", "chosen", "its %"]
+    return markdown([*header, "its gain"], body)
+
+
+def starts():
+    """Every start and policy by epoch; the raw weights of a seed are the same whatever averages are tracked."""
+    found = {}
+    for folder in folders("starts", "*"):
+        flags = json.loads((folder / "config.json").read_text())["flags"]
+        for epoch, row in rows(f"starts/{folder.name}").items():
+            for label, value in row["classifiers"].items():
+                start = flags["ema_start"] if label.startswith("ema/") else "-"
+                found.setdefault((flags["seed"], start, label), {})[epoch] = value
+    body = [
+        [str(seed), start, f"`{label}`", *(f"{100 * values[epoch]:.2f}" for epoch in sorted(values))]
+        for (seed, start, label), values in sorted(
+            found.items(), key=lambda item: (item[0][0], item[0][1] != "-", item[0][1])
+        )
+    ]
+    epochs = [f"epoch {epoch}" for epoch in sorted(next(iter(found.values())))]
+    return markdown(["seed", "`--ema_start`", "classifier", *epochs], body, left=3)
+
+
+def precision():
+    """bfloat16 (of results/starts) beside float32: the raw weights, which no start touches, after the last epoch."""
+    body = []
+    for seed, start in ((0, "initial"), (1, "warmup")):
+        for name, run in (("bfloat16", f"starts/{start}-seed{seed}"), ("float32", f"precision/float32-seed{seed}")):
+            last = max(rows(run))
+            accuracies = (100 * rows(run)[last]["classifiers"][label] for label in ("raw", BASELINE))
+            body.append([name, str(seed), *(f"{value:.2f}" for value in accuracies)])
+    return markdown(["precision", "seed", "`raw`", "`raw/recomputed`"], sorted(body), left=2)
+
+
+BLOCKS = {
+    function.__name__: function
+    for function in (answer, log, gain, horizons, saved, annealing, beyond, posthoc, noise, starts, precision)
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The README
+
+
+def written(text):
+    """The README with every block as the logs have it.
+
+    Raises:
+      KeyError: a block has the name of no function.
+    """
+    return BLOCK.sub(lambda match: f"{match[1]}{BLOCKS[match[2]]()}{match[4]}", text)
+
+
+def unfounded(text):
+    """Numbers with a decimal point in the prose that stand in no block and are not constants: lines that hold them."""
+    prose = BLOCK.sub("", text)
+    prose = re.sub(r"```.*?```", "", prose, flags=re.DOTALL)
+    prose = re.sub(r"^ {4}.*$", "", prose, flags=re.MULTILINE)  # indented code
+    prose = re.sub(r"`[^`]*`|\]\([^)]*\)|<http[^>]*>", "", prose)
+    found = []
+    for line in prose.splitlines():
+        numbers = re.findall(r"(?<![\w.])\d+\.\d+(?![\w.]*\d\.)", line)
+        found += [f"{number}: {line.strip()}" for number in numbers if number not in CONSTANTS]
+    return found
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(prog="tables.py", description=__doc__.splitlines()[0], allow_abbrev=False)
+    action = parser.add_mutually_exclusive_group(required=True)
+    action.add_argument("--write", action="store_true", help="write the blocks of README.md")
+    action.add_argument("--check", action="store_true", help="compare them with the logs")
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md", help="the file to write or check")
+    args = parser.parse_args(argv)
+    before = args.readme.read_text()
+    after = written(before)
+    if args.write:
+        args.readme.write_text(after)
+    problems = list(difflib.unified_diff(before.splitlines(), after.splitlines(), "README.md", "the logs", lineterm=""))
+    if args.write:
+        problems = []
+    problems += [f"a number that no log is behind: {line}" for line in unfounded(after)]
+    print(*problems, sep="\n", end="\n" if problems else "")
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main())

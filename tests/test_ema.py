@@ -7,12 +7,12 @@ import pytest
 import tensorflow.compat.v1 as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import Trained
+from support.tiny import SteppedRun, dataset, initialise
 
+import data
 import ema
-import train
-from data import draw_synthetic, to_float
 from model import classifier
+from training.labels import RAW, RAW_RECOMPUTED, Label
 
 
 def oracle(start, decay):
@@ -28,20 +28,20 @@ def oracle(start, decay):
 @pytest.fixture(scope="module")
 def full():
     """A run with everything: three decays, every policy, two power functions."""
-    return Trained(
+    return SteppedRun(
         "--ema_start", "unbiased", "--ema_decay", "0.9", "0.5", "0.998",
         "--ema_batch_stats", "raw", "averaged", "recomputed", "--ema_power", "0.05", "0.1",
     )  # fmt: skip
 
 
 def test_every_decay_of_a_bank_follows_its_recurrence(full):
-    assert [one.name for one in full.graph.averages.decays] == ["0.9", "0.5", "0.998"]
-    for one in full.graph.averages.decays:
+    assert list(full.graph.averages.decays) == ["0.9", "0.5", "0.998"]
+    for one in full.graph.averages.decays.values():
         full.check(one, oracle("unbiased", float(one.name)))
 
 
 def test_averaged_batch_statistics_follow_the_recurrence_too(full):
-    for one in full.graph.averages.decays:
+    for one in full.graph.averages.decays.values():
         full.check(one, oracle("unbiased", float(one.name)), stats=True)
 
 
@@ -53,31 +53,28 @@ def test_power_functions_follow_their_recurrence(full):
 
 @pytest.mark.parametrize(("start", "every"), [("initial", 1), ("warmup", 1), ("initial", 3), ("unbiased", 3)])
 def test_every_start_and_interval_follows_its_recurrence(start, every):
-    run = Trained("--ema_start", start, "--ema_every", str(every), "--ema_decay", "0.9", "0.998")
-    for one in run.graph.averages.decays:
+    run = SteppedRun("--ema_start", start, "--ema_every", str(every), "--ema_decay", "0.9", "0.998")
+    for one in run.graph.averages.decays.values():
         run.check(one, oracle(start, float(one.name) ** every), every)
 
 
 def test_weights_and_shadows_differ_after_training(full):
     raw = full.read(full.graph.var_class)
-    for name, shadow in full.shadows(full.graph.averages.decays[0]).items():
+    for name, shadow in full.shadows(full.primary()).items():
         assert np.abs(shadow - raw[name]).max() > 0, name
 
 
 def test_ema_logits_are_the_raw_classifiers_with_shadows_assigned(full):
-    graph, session, one = full.graph, full.session, full.graph.averages.decays[0]
-    kept = full.read(graph.var_class + full.batch_stats)
-    labels = [f"ema/{one.name}/{policy}" for policy in ema.BATCH_STATS]
-    session.run(graph.recompute[labels[2]])
-    raw, averaged, recomputed = session.run([graph.logits[label] for label in labels])
+    one = full.primary()
+    kept = full.read(full.graph.var_class + full.batch_stats)
+    raw, averaged, recomputed = (full.logits(Label("ema", one.name, policy)) for policy in ema.BATCH_STATS)
     shadows, shadow_stats = full.shadows(one), full.shadows(one, stats=True)
     try:
         full.write(shadows)
-        session.run(graph.recompute["raw/recomputed"])
-        np.testing.assert_allclose(session.run(graph.logits["raw"]), raw, rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(session.run(graph.logits["raw/recomputed"]), recomputed, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(full.logits(RAW), raw, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(full.logits(RAW_RECOMPUTED), recomputed, rtol=1e-4, atol=1e-4)
         full.write(shadow_stats)
-        np.testing.assert_allclose(session.run(graph.logits["raw"]), averaged, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(full.logits(RAW), averaged, rtol=1e-5, atol=1e-5)
     finally:
         full.write(kept)
     assert np.abs(raw - averaged).max() > 0
@@ -85,13 +82,13 @@ def test_ema_logits_are_the_raw_classifiers_with_shadows_assigned(full):
 
 
 def test_recomputed_statistics_are_the_mean_over_batches_of_training_images():
-    run = Trained("--ema_batch_stats", "recomputed", "--recompute_size", "64", steps=2)
+    run = SteppedRun("--ema_batch_stats", "recomputed", "--recompute_size", "64", steps=2)
     with run.tf_graph.as_default():
-        images = to_float(tf.constant(draw_synthetic(64, seed=5).images))
+        images = data.to_float(tf.constant(dataset().train.images))
         weights = next(v for v in run.graph.var_class if v.op.name == "class/conv1_1/conv/weights")
         features = tf.nn.conv2d(images, weights, 1, "SAME")
-        own = [v for v in tf.local_variables() if v.op.name.startswith("recomputed/raw/class/conv1_1/")]
-    run.session.run(run.graph.recompute["raw/recomputed"])
+        own = [v for v in tf.local_variables() if v.op.name.startswith(f"recomputed/{RAW_RECOMPUTED}/class/conv1_1/")]
+    run.session.run(run.graph.tested[RAW_RECOMPUTED].recompute)
     x = run.session.run(features).astype(np.float64)
     mean, var = run.session.run(sorted(own, key=lambda v: v.op.name))
     np.testing.assert_allclose(mean, x.mean((0, 1, 2)), rtol=1e-4, atol=1e-5)
@@ -100,15 +97,15 @@ def test_recomputed_statistics_are_the_mean_over_batches_of_training_images():
 
 def test_the_plain_run_is_the_guides_graph_bit_for_bit():
     """The guide written out again, a session.run a step: minimize, then apply, then the getter."""
-    plain = Trained(steps=4)
-    flags = plain.flags
+    plain = SteppedRun(steps=4)
+    flags = plain.settings.flags
     with tf.Graph().as_default(), tf.Session() as session:
         tf.set_random_seed(flags.seed)
         network = functools.partial(classifier, width=flags.width)
         network(tf.zeros([1, 32, 32, 3]), phase=False)
         step = tf.train.get_or_create_global_step()
-        _, batch, shuffle, feeds = train.training_batches(flags, draw_synthetic(64, seed=5), step)
-        x, labels, seed = batch(step.read_value())
+        batches = data.Batches(dataset().train, flags.batch_size, flags.seed, step)
+        x, labels, seed = batches.at(step.read_value())
         logits = network(x, phase=True, reuse=True, seed=seed)
         loss = tf.losses.sparse_softmax_cross_entropy(labels, logits)
         var_class = tf.get_collection("trainable_variables", "class")
@@ -117,28 +114,28 @@ def test_the_plain_run_is_the_guides_graph_bit_for_bit():
         average = tf.train.ExponentialMovingAverage(0.998)
         with tf.control_dependencies([train_op]):
             ema_op = average.apply(var_class)
-        test = to_float(tf.constant(draw_synthetic(30, seed=6).images))
+        test = data.to_float(tf.constant(dataset().test.images))
         ema_logits = network(test, phase=False, reuse=True, getter=ema.ema_getter(average))
-        session.run([tf.global_variables_initializer(), tf.local_variables_initializer()], feeds)
-        session.run(shuffle)
+        initialise(session)
+        session.run(batches.shuffle)
         for _ in range(4):
             session.run(ema_op)
         variables, shadows = session.run([{v.op.name: v for v in var_class}, [average.average(v) for v in var_class]])
         expected_logits = session.run(ema_logits)
     for (name, expected), shadow in zip(variables.items(), shadows, strict=True):
         np.testing.assert_array_equal(plain.history[-1][name], expected, err_msg=name)
-        np.testing.assert_array_equal(plain.shadows(plain.graph.averages.decays[0])[name], shadow, err_msg=name)
-    np.testing.assert_array_equal(plain.session.run(plain.graph.logits["ema/0.998/raw"]), expected_logits)
+        np.testing.assert_array_equal(plain.shadows(plain.primary())[name], shadow, err_msg=name)
+    np.testing.assert_array_equal(plain.logits(Label("ema", "0.998")), expected_logits)
 
 
 def test_what_is_tracked_beside_it_leaves_the_plain_run_as_it_is_bit_for_bit():
-    plain = Trained(steps=4)
-    bank = Trained(
+    plain = SteppedRun(steps=4)
+    bank = SteppedRun(
         "--ema_decay", "0.998", "0.9", "--ema_batch_stats", "raw", "averaged", "--ema_power", "0.1", steps=4
     )  # fmt: skip
     for name, value in plain.history[-1].items():
         np.testing.assert_array_equal(value, bank.history[-1][name], err_msg=name)
-    ours, theirs = (run.shadows(run.graph.averages.decays[0]) for run in (plain, bank))
+    ours, theirs = (run.shadows(run.primary()) for run in (plain, bank))
     for name in ours:
         np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
 
@@ -202,9 +199,11 @@ def test_initial_share_is_the_product_of_the_decays(decay, start, updates):
     assert ema.initial_share(decay, start, updates) == pytest.approx(product, rel=1e-6, abs=1e-12)
 
 
-@given(steps=st.floats(1, 1e6))
-def test_horizon_is_the_mean_age_of_the_weights(steps):
-    assert 1 / (1 - ema.decay_of_horizon(steps)) == pytest.approx(steps, rel=1e-6)
+@given(decay=st.floats(0.2, 0.9999))
+def test_warmup_rules_up_to_the_step_that_the_log_names(decay):
+    warm, step = oracle("warmup", decay), ema.warmup_steps(decay)
+    assert warm(step) == decay
+    assert step == 1 or warm(step - 1) < decay
 
 
 @given(width=st.floats(0.01, 0.27))

@@ -1,6 +1,5 @@
 """An exported classifier is the run's own and says where it comes from; anything else leaves nothing."""
 
-import contextlib
 import hashlib
 import json
 from pathlib import Path
@@ -10,19 +9,21 @@ import numpy as np
 import pytest
 import scipy.special
 import tensorflow.compat.v1 as tf
+from support.evaluating import arguments, leave_open
+from support.files import checkpoint_values, read_arrays, read_rows
 
-import export
-import flags
-import plain
+from analysis import export
 from data import CLASSES
-from errors import UserError
+from training.errors import UserError
+from training.labels import Label
+from training.options import Decay
 
 LABELS = ["raw", "ema/0.90/averaged"]
 SLOW_LABELS = ["raw/recomputed", "ema/0.90/raw", "ema/0.80/averaged", "ema/0.80/recomputed"]
 
 
 @pytest.fixture(scope="module")
-def exported(shared_trained, tmp_path_factory):
+def exported(restored, tmp_path_factory):
     """Label to the directory that it was exported to, made once."""
     made = {}
 
@@ -30,7 +31,7 @@ def exported(shared_trained, tmp_path_factory):
         if label not in made:
             made[label] = tmp_path_factory.mktemp("exported") / "model"
             made[label].mkdir()  # an empty directory may be there
-            export.write(shared_trained, label, made[label])
+            export.write(restored, Label.parse(label), made[label])
         return made[label]
 
     return exported
@@ -49,25 +50,27 @@ def labels(*names, slow=()):
 
 
 @labels(*LABELS, slow=SLOW_LABELS)
-def test_exported_classifier_predicts_what_the_run_does(exported, trained, label):
-    answers = ask(exported(label), trained.dataset.test.images)
-    expected = scipy.special.softmax(trained.logits(label).astype(np.float64), axis=1)
+def test_exported_classifier_predicts_what_the_run_does(exported, restored, label):
+    answers = ask(exported(label), restored.dataset.test.images)
+    expected = scipy.special.softmax(restored.test_logits(Label.parse(label)).astype(np.float64), axis=1)
     np.testing.assert_allclose(answers["probabilities"], expected, atol=1e-6)
     np.testing.assert_array_equal(answers["class_ids"], expected.argmax(1))
     assert [name.decode() for name in answers["class_names"]] == [CLASSES[i] for i in answers["class_ids"]]
 
 
-def test_the_classifiers_differ(trained):
+def test_the_classifiers_differ(restored):
     """Otherwise the test above would pass with one in the place of another."""
-    probabilities = {label: scipy.special.softmax(trained.logits(label), axis=1) for label in LABELS + SLOW_LABELS}
+    probabilities = {
+        label: scipy.special.softmax(restored.test_logits(Label.parse(label)), axis=1) for label in LABELS + SLOW_LABELS
+    }
     for label, values in probabilities.items():
         for other in set(probabilities) - {label}:
             assert np.abs(values - probabilities[other]).max() > 1e-4, (label, other)
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
-def test_any_number_of_images(exported, trained, count):
-    images = trained.dataset.test.images[:count]
+def test_any_number_of_images(exported, restored, count):
+    images = restored.dataset.test.images[:count]
     answers = ask(exported(LABELS[1]), images)
     assert (answers["probabilities"].dtype, answers["probabilities"].shape) == (np.float32, (count, 10))
     assert (answers["class_ids"].dtype, answers["class_ids"].shape) == (np.int64, (count,))
@@ -86,30 +89,25 @@ def test_signature_is_the_only_one_and_typed(exported):
         assert devices <= {"", "/device:CPU:0"}  # loads wherever there is a processor
 
 
-def test_weights_are_in_a_plain_archive_under_plain_names(exported, trained):
+def test_weights_are_in_a_plain_archive_under_plain_names(exported, restored):
     """Of the EMA with averaged statistics every value is a shadow, of raw none."""
-    statistics = [v for v in trained.session.graph.get_collection("variables") if v.op.name.endswith(("/mean", "/var"))]
-    average, variables = trained.graph.averages.decays[0], trained.graph.var_class + statistics
-    raw = trained.session.run({v.op.name: v for v in variables})
-    shadows = trained.session.run(
-        {v.op.name: (average.weights if v.trainable else average.batch_stats).average(v) for v in variables}
-    )
-    for label, expected in (("raw", raw), ("ema/0.90/averaged", shadows)):
-        with np.load(exported(label) / "weights.npz", allow_pickle=False) as weights:
-            assert set(weights) == set(expected) >= {"class/conv1_1/conv/weights", "class/dense/var"}
-            for name, value in expected.items():
-                np.testing.assert_array_equal(weights[name], value, err_msg=name)
+    saved = checkpoint_values(restored.path)
+    for label, suffix in (("raw", ""), ("ema/0.90/averaged", "/ExponentialMovingAverage")):
+        weights = read_arrays(exported(label) / "weights.npz")
+        names = {variable.op.name for variable in restored.network.variables}
+        assert weights.keys() == names >= {"class/conv1_1/conv/weights", "class/dense/var"}
+        for name, value in weights.items():
+            np.testing.assert_array_equal(value, saved[name + suffix], err_msg=name)
 
 
-def test_manifest_says_what_it_is_and_where_from(exported, trained):
+def test_manifest_says_what_it_is_and_where_from(exported, restored):
     directory = exported("ema/0.90/averaged")
     manifest = export.read_manifest(directory)
     assert (manifest["weights"], manifest["decay"], manifest["batch_stats"]) == ("ema", "0.90", "averaged")
-    assert manifest["run"] == json.loads((trained.path / "config.json").read_text())
+    assert manifest["run"] == json.loads((restored.path / "config.json").read_text())
     assert manifest["step"] == 16
     assert manifest["versions"].keys() == {"python", "tensorflow", "numpy"}
-    last = json.loads((trained.path / "metrics.jsonl").read_text().splitlines()[-1])
-    assert manifest["test_accuracy"] == last["classifiers"]["ema/0.90/averaged"]
+    assert manifest["test_accuracy"] == read_rows(restored.path)[-1]["classifiers"]["ema/0.90/averaged"]
     assert manifest["verified"]["test_images"] == 64
     assert manifest["verified"]["largest_difference"] <= manifest["verified"]["tolerance"] == 1e-5
     files = {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
@@ -127,8 +125,8 @@ def test_manifest_of_raw_has_no_decay(exported):
 # Which classifier
 
 
-def choose(weights="ema", decay=None, policy=None, trained=None):
-    return export.choose(trained, weights, decay, policy)
+def choose(run, weights="ema", decay=None, policy=None):
+    return export.choose(run, weights, decay, policy)
 
 
 @pytest.mark.parametrize(
@@ -142,8 +140,8 @@ def choose(weights="ema", decay=None, policy=None, trained=None):
     ],
     ids=str,
 )
-def test_classifier_asked_for(trained, asked, label):
-    assert choose(**asked, trained=trained) == label
+def test_classifier_asked_for(restored, asked, label):
+    assert choose(restored, **asked) == Label.parse(label)
 
 
 @pytest.mark.parametrize(
@@ -155,9 +153,9 @@ def test_classifier_asked_for(trained, asked, label):
     ],
     ids=str,
 )
-def test_classifier_that_is_not_there_is_a_usage_error(trained, asked, sentence):
+def test_classifier_that_is_not_there_is_a_usage_error(restored, asked, sentence):
     with pytest.raises(UserError, match=sentence) as error:
-        choose(**asked, trained=trained)
+        choose(restored, **asked)
     assert error.value.status == 2
 
 
@@ -166,7 +164,7 @@ def test_classifier_that_is_not_there_is_a_usage_error(trained, asked, sentence)
 )
 def test_usage_errors_have_status_2(argv):
     with pytest.raises(SystemExit) as error:
-        flags.build_evaluate_parser().parse_args(["export", "--run_dir", "x", *argv])
+        arguments("export", "--run_dir", "x", *argv)
     assert error.value.code == 2
 
 
@@ -189,10 +187,16 @@ def test_output_without_a_parent_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_export_of_other_weights_is_found_out_and_leaves_nothing(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(plain, "saved_names", lambda variables, *_: {v.op.name: v for v in variables})
+def test_export_of_other_weights_is_found_out_and_leaves_nothing(restored, tmp_path, monkeypatch):
+    save = export.save_model
+
+    def save_other(run, directory):
+        run.take(Label("raw"))
+        save(run, directory)
+
+    monkeypatch.setattr(export, "save_model", save_other)
     with pytest.raises(UserError, match="does not predict what the run does"):
-        export.write(trained, "ema/0.90/averaged", tmp_path / "model")
+        export.write(restored, Label.parse("ema/0.90/averaged"), tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -201,13 +205,13 @@ def test_export_that_does_not_load_is_refused(tmp_path):
         export.ask(tmp_path, np.zeros((1, 32, 32, 3), np.uint8))
 
 
-def test_interrupted_export_leaves_nothing(trained, tmp_path, monkeypatch):
+def test_interrupted_export_leaves_nothing(restored, tmp_path, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(export, "verify", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        export.write(trained, "raw", tmp_path / "model")
+        export.write(restored, Label("raw"), tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -261,11 +265,10 @@ def test_file_that_has_changed_since_is_named(tmp_path):
         export.read_manifest(tmp_path)
 
 
-def test_command_says_what_was_checked(trained, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(export, "Trained", lambda *_: contextlib.nullcontext(trained))
+def test_command_says_what_was_checked(restored, tmp_path, monkeypatch, capsys):
+    leave_open(monkeypatch, export, restored)
     monkeypatch.setattr(export, "verify", lambda *_: {"test_images": 64, "largest_difference": 0.0})
-    argv = ["export", "--run_dir", "run", "--weights", "raw", "--output", str(tmp_path / "model")]
-    export.main(flags.build_evaluate_parser().parse_args(argv))
+    export.main(arguments("export", "--run_dir", "run", "--weights", "raw", "--output", tmp_path / "model"))
     out = capsys.readouterr().out
     assert out.startswith(f"{tmp_path / 'model'}: raw, test accuracy ")
     assert "64 test images" in out
@@ -273,18 +276,33 @@ def test_command_says_what_was_checked(trained, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_export_and_predict_as_processes(trained_run, run, tmp_path):
-    result = run("evaluate.py", "export", "--run_dir", trained_run, "--output", tmp_path / "model")
+def test_export_and_predict_as_processes(bank_run, run, tmp_path):
+    result = run("evaluate.py", "export", "--run_dir", bank_run, "--output", tmp_path / "model")
     assert (result.returncode, result.stderr) == (0, "")
     image = tmp_path / "image.png"
     with tf.Graph().as_default(), tf.Session() as session:
         pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
         image.write_bytes(session.run(tf.io.encode_png(pixels)))
     answers = {}
-    for source in (["--model", tmp_path / "model"], ["--run_dir", trained_run]):
+    for source in (["--model", tmp_path / "model"], ["--run_dir", bank_run]):
         result = run("evaluate.py", "predict", *source, image, tmp_path / "missing.png", "--json")
         assert (result.returncode, result.stderr) == (1, "")
         document = json.loads(result.stdout)
         assert document["images"][1]["error"] == "does not exist"
         answers[source[0]] = document["images"][0]["predictions"]["ema/0.90/averaged"]["probability"]
     assert answers["--model"] == pytest.approx(answers["--run_dir"], abs=1e-6)
+
+
+def test_decay_0_is_the_decay_that_is_asked_for(trained):
+    with pytest.raises(UserError, match="holds no ema/0/averaged"):
+        export.choose(trained, "ema", Decay("0"), None)
+
+
+def test_the_directory_that_one_is_in_and_a_link_are_refused_before_all_else(tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    monkeypatch.chdir(tmp_path / "empty")
+    for output in (".", tmp_path / "link"):
+        with pytest.raises(UserError, match="another --output"):
+            export.main(SimpleNamespace(output=output, run_dir="nowhere"))
+    assert (tmp_path / "link").is_symlink()

@@ -1,7 +1,8 @@
 """A run directory, read: which directories are runs, and what is damage."""
 
 import pytest
-from support.finished_runs import groups_of, read_rows, write_run, write_seeds
+from support.files import read_rows
+from support.finished_runs import groups_of, write_run, write_seeds
 
 from analysis import finished
 from training.errors import UserError

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
+from support.files import read_rows
 from support.finished_runs import (
     EMA_ANSWERS,
     LABELS,
     RAW_ANSWERS,
     groups_of,
     level,
-    read_rows,
     stand_in_images,
     write_predictions,
     write_rows,

@@ -4,7 +4,8 @@ import shutil
 
 import numpy as np
 import pytest
-from support.finished_runs import EMA, RAW, groups_of, level, read_rows, write_rows, write_run
+from support.files import read_rows
+from support.finished_runs import EMA, RAW, groups_of, level, write_rows, write_run
 
 from analysis.baselines import baseline_of, primary
 from training.errors import UserError

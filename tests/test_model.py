@@ -420,3 +420,51 @@ def test_phase_must_be_a_bool(session, phase):
 def test_phase_as_a_tensor_is_refused(session):
     with pytest.raises(TypeError, match="phase must be True or False"):
         small(tf.zeros([1, 32, 32, 3]), phase=tf.placeholder(tf.bool, []))
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The loss
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_smoothed_cross_entropy_against_numpy(session, random, smoothing):
+    logits, labels = random.normal(size=(6, 10)).astype(np.float32), random.integers(0, 10, 6)
+    loss = session.run(model.cross_entropy(tf.constant(logits), tf.constant(labels), smoothing))
+    log_p = logits - np.log(np.exp(logits.astype(np.float64)).sum(1, keepdims=True))
+    targets = np.full((6, 10), smoothing / 10)
+    targets[np.arange(6), labels] += 1 - smoothing
+    assert loss == pytest.approx(-(targets * log_p).sum(1).mean(), rel=1e-6)
+
+
+@pytest.mark.parametrize("batch", [8, None], ids=["static batch", "unknown batch"])
+@pytest.mark.parametrize("train", [False, True], ids=["forward", "training step"])
+def test_the_guides_own_call_moves_every_batch_statistic(session, random, batch, train):
+    """`classifier(x, phase=True, internal_update=True)` on a placeholder: the call that people copy."""
+    x = tf.placeholder(tf.float32, [batch, 32, 32, 3])
+    logits = model.classifier(x, True, internal_update=True, width=0.05)
+    fetched = logits
+    if train:
+        fetched = tf.train.GradientDescentOptimizer(0.0).minimize(tf.reduce_mean(logits**2))
+    session.run(tf.global_variables_initializer())
+    before = session.run({v.op.name: v for v in tf.global_variables()})
+    pixels = random.uniform(-1, 1, (8, 32, 32, 3)).astype(np.float32)
+    session.run(fetched, {x: pixels})
+    after = session.run({v.op.name: v for v in tf.global_variables()})
+    moved = {name for name in after if (after[name] != before[name]).any()}
+    assert moved == {name for name in after if name.endswith(("/mean", "/var"))}
+    assert len(moved) == 20
+    features = np_conv(pixels, before["class/conv1_1/conv/weights"])
+    expected = 0.01 * features.mean((0, 1, 2)), 0.99 + 0.01 * features.var((0, 1, 2))
+    for name, value in zip(("mean", "var"), expected, strict=True):
+        np.testing.assert_allclose(after[f"class/conv1_1/{name}"], value, rtol=1e-4, atol=1e-7)
+
+
+def test_pooling_before_leaky_relu_gives_the_same_and_the_same_gradient(session, random):
+    x = tf.constant(random.normal(size=(4, 8, 8, 6)).astype(np.float32))
+    before = model.leaky_relu(model.max_pool(x))
+    after = model.max_pool(model.leaky_relu(x))
+    weights = tf.constant(random.normal(size=(4, 4, 4, 6)).astype(np.float32))
+    gradients = [tf.gradients(tf.reduce_sum(weights * y), x)[0] for y in (before, after)]
+    values = session.run([before, after, *gradients])
+    np.testing.assert_array_equal(values[0], values[1])
+    np.testing.assert_array_equal(values[2], values[3])

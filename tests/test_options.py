@@ -1,14 +1,15 @@
-"""The command line of train.py, parsed in this process; test_cli.py runs it as a user does."""
+"""The flags of train.py, parsed in this process; test_cli.py runs it as a user does."""
 
-import json
 import re
 import subprocess
 import sys
 
-import flags
 import numpy as np
 import pytest
-from errors import UserError
+from support.commands import ROOT
+
+from training import options
+from training.config import parse
 
 # What the guide does, and this project's own choices, as its design states them; everything else is off.
 DEFAULTS = {
@@ -37,7 +38,7 @@ DEFAULTS = {
 def refusal(capsys, *argv):
     """The one line with which a wrong command line is refused."""
     with pytest.raises(SystemExit) as caught:
-        flags.parse(argv)
+        parse(argv)
     assert caught.value.code == 2
     output = capsys.readouterr()
     assert output.out == ""
@@ -46,33 +47,21 @@ def refusal(capsys, *argv):
     return lines[0]
 
 
-@pytest.fixture
-def saved(tmp_path):
-    """Saves the flags of a command line as a run does; returns the run directory."""
-
-    def save(*argv):
-        parsed = flags.parse([*argv, "--run_dir", str(tmp_path)])
-        (tmp_path / "config.json").write_text(json.dumps({"flags": vars(parsed)}))
-        return str(tmp_path)
-
-    return save
-
-
 # ---------------------------------------------------------------------------------------------------------------
 # Defaults and ranges
 
 
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_default(name):
-    assert getattr(flags.parse([]), name) == DEFAULTS[name]
+    assert getattr(parse([]), name) == DEFAULTS[name]
 
 
 def test_every_switch_is_off_by_default():
-    assert not [name for name, value in vars(flags.parse([])).items() if value is True]
+    assert not [name for name, value in vars(parse([])).items() if value is True]
 
 
 def test_default_run_directory_is_new_under_runs():
-    assert flags.parse([]).run_dir.startswith("runs/2")
+    assert parse([]).run_dir.startswith("runs/2")
 
 
 @pytest.mark.parametrize(
@@ -92,6 +81,9 @@ def test_default_run_directory_is_new_under_runs():
         "dataset": ["mnist"],
         "device": ["tpu"],
         "precision": ["float16"],
+        "checkpoint_every": ["0", "1.5", "m", "0m", "nanm", "often"],
+        "label_noise": ["1", "-0.1", "nan"],
+        "lr_cooldown": ["-1", "0.5"],
     }.items(),
 )
 def test_value_out_of_range_is_refused_in_one_line_that_names_the_flag(capsys, name, values):
@@ -116,8 +108,19 @@ def test_value_out_of_range_is_refused_in_one_line_that_names_the_flag(capsys, n
     ],
 )
 def test_value_at_the_edge_of_its_range_is_taken(name, value):
-    parsed = getattr(flags.parse([f"--{name}", value]), name)
+    parsed = getattr(parse([f"--{name}", value]), name)
     assert parsed in (float(value), [float(value)])
+
+
+@pytest.mark.parametrize("text", ["500", "10m", "0.5m"])
+def test_interval_is_steps_or_minutes(text):
+    interval = parse(["--checkpoint_every", text]).checkpoint_every
+    assert str(interval) == text
+    assert (interval.steps, interval.seconds) == {
+        "500": (500, float("inf")),
+        "10m": (None, 600),
+        "0.5m": (None, 30),
+    }[text]
 
 
 @pytest.mark.parametrize("argv", [["--decay", "0.9"], ["--ema", "0.9"], ["--epoch", "3"], ["run"]])
@@ -127,13 +130,33 @@ def test_unknown_and_abbreviated_flags_are_refused(capsys, argv):
 
 @pytest.mark.parametrize("text", ["0.998", "0.9980", ".5", "9e-1", "0"])
 def test_decay_keeps_its_text(text):
-    decay = flags.Decay(text)
+    decay = options.Decay(text)
     assert str(decay) == f"{decay}" == text
     assert decay == float(text)
 
 
 def test_resume_without_a_run_directory_is_refused(capsys):
     assert "--run_dir" in refusal(capsys, "--resume")
+
+
+@pytest.mark.parametrize("text", ["+0.5", "0.5 ", "0_5", "\u0660.\u0665", "-0.0"])
+def test_a_decay_that_could_not_name_a_variable_is_refused(text, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        parse(["--ema_decay", text])
+    assert exit_info.value.code == 2
+    assert "--ema_decay" in capsys.readouterr().err
+
+
+def test_a_decay_that_is_one_in_float32_is_refused():
+    assert np.float32(options.MAX_DECAY) == 1 > np.float32(np.nextafter(options.MAX_DECAY, 0))
+    with pytest.raises(SystemExit):
+        parse(["--ema_decay", "0.99999999"])
+    assert parse(["--ema_decay", "0.9999999"]).ema_decay == [0.9999999]
+
+
+def test_power_widths_with_one_name_are_refused():
+    with pytest.raises(SystemExit):
+        parse(["--ema_power", "0.05", "0.0500000001"])
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -147,12 +170,12 @@ def test_help_imports_no_tensorflow_and_shows_every_flag_with_its_default():
         "sys.argv = ['train.py', '--help']\n"
         "runpy.run_path('train.py', run_name='__main__')\n"
     )
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+    result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=30)
     assert result.returncode == 0
     assert result.stdout.endswith("imported set()\n")
     entries = [" ".join(entry.split()) for entry in re.split(r"\n  (?=-)", result.stdout)]
     shown = {entry.split()[0]: entry for entry in entries}
-    parsed = vars(flags.parse([]))
+    parsed = vars(parse([]))
     assert set(shown) >= {f"--{name}" for name in parsed}
     for name in DEFAULTS:
         if DEFAULTS[name] is not False:  # a switch is off unless given
@@ -160,113 +183,3 @@ def test_help_imports_no_tensorflow_and_shows_every_flag_with_its_default():
     for name in ("epochs", "batch_size", "learning_rate", "width", "dropout", "seed", "dataset"):
         assert f"(default: {DEFAULTS[name]})" in shown[f"--{name}"]
     assert "0.998" in shown["--ema_decay"]
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Resuming
-
-
-@pytest.mark.parametrize(
-    "argv",
-    [
-        [],
-        ["--width", "0.25", "--augment", "--learning_rate", "1e-05", "--train_size", "100", "--precision", "float32"],
-        ["--ema_decay", "0.9", "0.99", "--ema_batch_stats", "averaged", "raw"],
-        ["--ema_horizon", "1", "--seed", "7"],
-    ],
-    ids=["defaults", "many", "lists", "horizon"],
-)
-def test_resume_takes_the_flags_of_the_run(saved, argv):
-    run_dir = saved(*argv)
-    expected = {**vars(flags.parse([*argv, "--run_dir", run_dir])), "resume": True}
-    assert vars(flags.parse(["--resume", "--run_dir", run_dir])) == expected
-
-
-def test_resumed_run_can_be_resumed(saved):
-    run_dir = saved("--width", "0.5")
-    assert flags.parse(["--resume", "--run_dir", saved("--resume")]).width == 0.5
-    assert flags.parse(["--resume", "--run_dir", run_dir, "--width", "0.5"]).width == 0.5
-
-
-@pytest.mark.parametrize(
-    "argv",
-    [["--epochs", "30"], ["--device", "cpu"], ["--data_dir", "/elsewhere"]],
-    ids=lambda argv: argv[0],
-)
-def test_resume_may_change_what_does_not_shape_the_numbers(saved, argv):
-    parsed = flags.parse(["--resume", "--run_dir", saved("--width", "0.5"), *argv])
-    assert str(getattr(parsed, argv[0][2:])) == argv[1]
-    assert parsed.width == 0.5
-
-
-@pytest.mark.parametrize(
-    ("argv", "was"),
-    [
-        (["--width", "0.25"], "--width 0.5"),
-        (["--seed", "1"], "--seed 0"),
-        (["--dropout", "0.1"], "--dropout 0.5"),
-        (["--learning_rate", "0.1"], "--learning_rate 0.001"),
-        (["--ema_decay", "0.9"], "--ema_decay 0.998"),
-        (["--dataset", "synthetic"], "--dataset cifar10"),
-        (["--augment"], "--augment"),
-    ],
-    ids=lambda value: value[0] if isinstance(value, list) else "",
-)
-def test_resume_refuses_another_value_and_names_the_one_it_was(saved, argv, was):
-    run_dir = saved("--width", "0.5")
-    with pytest.raises(UserError) as caught:
-        flags.parse(["--resume", "--run_dir", run_dir, *argv])
-    assert caught.value.status == 2
-    assert was in str(caught.value)
-    assert run_dir in str(caught.value)
-
-
-def test_moved_run_is_resumed_where_it_lies_now(saved, tmp_path):
-    saved("--width", "0.5")
-    moved = tmp_path.with_name("moved")
-    tmp_path.rename(moved)
-    assert flags.parse(["--resume", "--run_dir", str(moved)]).run_dir == str(moved)
-
-
-def test_resume_where_no_run_is_says_how_to_start_one(tmp_path):
-    with pytest.raises(UserError, match=r"no .*config\.json.*python train\.py --run_dir"):
-        flags.parse(["--resume", "--run_dir", str(tmp_path / "none")])
-
-
-@pytest.mark.parametrize(
-    "content",
-    ["", '{"flags": {"wid', "[]", "{}", '{"flags": 3}', '{"flags": {"width": -1}}', '{"flags": {"heigth": 1}}', "\x80"],
-)
-def test_damaged_config_is_told(tmp_path, content):
-    (tmp_path / "config.json").write_bytes(content.encode("latin-1"))
-    with pytest.raises(UserError, match=r"config\.json is damaged") as caught:
-        flags.parse(["--resume", "--run_dir", str(tmp_path)])
-    assert caught.value.status == 1
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("text", ["+0.5", "0.5 ", "0_5", "\u0660.\u0665", "-0.0"])
-def test_a_decay_that_could_not_name_a_variable_is_refused(text, capsys):
-    with pytest.raises(SystemExit) as exit_info:
-        flags.parse(["--ema_decay", text])
-    assert exit_info.value.code == 2
-    assert "--ema_decay" in capsys.readouterr().err
-
-
-def test_a_decay_that_is_one_in_float32_is_refused():
-    assert np.float32(flags.MAX_DECAY) == 1 > np.float32(np.nextafter(flags.MAX_DECAY, 0))
-    with pytest.raises(SystemExit):
-        flags.parse(["--ema_decay", "0.99999999"])
-    assert flags.parse(["--ema_decay", "0.9999999"]).ema_decay == [0.9999999]
-
-
-def test_power_widths_with_one_name_are_refused():
-    with pytest.raises(SystemExit):
-        flags.parse(["--ema_power", "0.05", "0.0500000001"])
-
-
-def test_resuming_with_the_same_decay_typed_otherwise_is_refused(saved):
-    """The text names variables and labels: under another they would not be found."""
-    run_dir = saved("--ema_decay", "0.9")
-    with pytest.raises(UserError, match=r"--ema_decay 0\.9:"):
-        flags.parse(["--resume", "--run_dir", str(run_dir), "--ema_decay", "0.90"])

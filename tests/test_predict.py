@@ -4,43 +4,46 @@ import json
 import os
 from pathlib import Path
 
-import export
-import flags
 import numpy as np
-import predict
 import pytest
 import scipy.special
-from errors import UserError
 from PIL import Image
+from support import evaluating
+from support.commands import TINY_RUN
 
+import data
+from analysis import export, predict
 from data import CLASSES
+from training import config
+from training.errors import UserError
+from training.labels import Label
 
 
 def arguments(*argv):
-    return flags.build_evaluate_parser().parse_args(["predict", *map(str, argv)])
+    return evaluating.arguments("predict", *argv)
 
 
 @pytest.fixture
-def test_images(trained, tmp_path):
+def image_files(restored, tmp_path):
     """The first test images of the run as PNG files in a directory, with their number."""
     directory = tmp_path / "images"
     directory.mkdir()
-    for number, image in enumerate(trained.dataset.test.images[:5]):
+    for number, image in enumerate(restored.dataset.test.images[:5]):
         Image.fromarray(image).save(directory / f"{number}.png")
     return directory
 
 
-def expected(trained, label):
-    return scipy.special.softmax(trained.logits(label).astype(np.float64), axis=1)[:5]
+def expected(restored, label):
+    return scipy.special.softmax(restored.test_logits(Label.parse(label)).astype(np.float64), axis=1)[:5]
 
 
-def test_raw_and_ema_say_what_the_run_says(trained, test_images, capsys):
-    predict.main(arguments("--run_dir", trained.path, test_images, "--json"))
+def test_raw_and_ema_say_what_the_run_says(restored, image_files, capsys):
+    predict.main(arguments("--run_dir", restored.path, image_files, "--json"))
     document = json.loads(capsys.readouterr().out)
     assert document["classifiers"] == ["raw", "ema/0.90/averaged"]
-    assert [entry["image"] for entry in document["images"]] == [str(test_images / f"{i}.png") for i in range(5)]
+    assert [entry["image"] for entry in document["images"]] == [str(image_files / f"{i}.png") for i in range(5)]
     for label in document["classifiers"]:
-        for entry, probabilities in zip(document["images"], expected(trained, label), strict=True):
+        for entry, probabilities in zip(document["images"], expected(restored, label), strict=True):
             prediction = entry["predictions"][label]
             assert prediction["class"] == CLASSES[probabilities.argmax()]
             assert prediction["probability"] == pytest.approx(probabilities.max(), abs=1e-6)
@@ -48,42 +51,42 @@ def test_raw_and_ema_say_what_the_run_says(trained, test_images, capsys):
             assert list(prediction["probabilities"].values()) == pytest.approx(probabilities.tolist(), abs=1e-6)
 
 
-def test_table_has_them_side_by_side_and_errors_stand_apart(trained, test_images, capsys):
-    (test_images / "2.png").write_bytes(b"no image")
-    missing = test_images / "missing.png"
+def test_table_has_them_side_by_side_and_errors_stand_apart(restored, image_files, capsys):
+    (image_files / "2.png").write_bytes(b"no image")
+    missing = image_files / "missing.png"
     with pytest.raises(SystemExit) as end:
-        predict.main(arguments("--run_dir", trained.path, missing, test_images))
+        predict.main(arguments("--run_dir", restored.path, missing, image_files))
     assert end.value.code == 1
     out, err = capsys.readouterr()
     assert err.splitlines() == [
         f"evaluate.py: {missing}: does not exist",
-        f"evaluate.py: {test_images / '2.png'}: is not a JPEG, PNG, GIF, BMP or WebP image",
+        f"evaluate.py: {image_files / '2.png'}: is not a JPEG, PNG, GIF, BMP or WebP image",
     ]
     header, *lines = out.splitlines()
     assert header.split() == ["image", "raw", "ema/0.90/averaged"]
-    raw, ema = (expected(trained, label) for label in ("raw", "ema/0.90/averaged"))
+    raw, ema = (expected(restored, label) for label in ("raw", "ema/0.90/averaged"))
     assert len(lines) == 4
     for line, number in zip(lines, (0, 1, 3, 4), strict=True):
         name, *cells = line.split()
-        assert name == str(test_images / f"{number}.png")
+        assert name == str(image_files / f"{number}.png")
         assert cells[::2] == [CLASSES[one[number].argmax()] for one in (raw, ema)]
         percents = [100 * one[number].max() for one in (raw, ema)]
         assert [float(cell.rstrip("%")) for cell in cells[1::2]] == pytest.approx(percents, abs=0.0051)
 
 
-def test_nothing_but_errors(trained, capsys):
+def test_nothing_but_errors(restored, capsys):
     with pytest.raises(SystemExit):
-        predict.main(arguments("--run_dir", trained.path, "missing.png"))
+        predict.main(arguments("--run_dir", restored.path, "missing.png"))
     assert capsys.readouterr().out == ""
 
 
-def test_exported_classifier_is_alone_in_its_table(trained, test_images, tmp_path, capsys, monkeypatch):
+def test_exported_classifier_is_alone_in_its_table(restored, image_files, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(export, "verify", lambda *_: {})  # tested elsewhere
-    export.write(trained, "ema/0.90/raw", tmp_path / "model")
-    predict.main(arguments("--model", tmp_path / "model", test_images, "--json"))
+    export.write(restored, Label("ema", "0.90"), tmp_path / "model")
+    predict.main(arguments("--model", tmp_path / "model", image_files, "--json"))
     document = json.loads(capsys.readouterr().out)
     assert document["classifiers"] == ["ema/0.90/raw"]
-    for entry, probabilities in zip(document["images"], expected(trained, "ema/0.90/raw"), strict=True):
+    for entry, probabilities in zip(document["images"], expected(restored, "ema/0.90/raw"), strict=True):
         assert entry["predictions"]["ema/0.90/raw"]["probability"] == pytest.approx(probabilities.max(), abs=1e-6)
 
 
@@ -111,14 +114,12 @@ def test_names_cannot_steer_the_terminal():
 
 @pytest.mark.slow
 def test_recomputed_statistics_are_recomputed(run, tmp_path):
-    from conftest import TINY_RUN
-
     directory = tmp_path / "run"
     argv = ["--ema_batch_stats", "recomputed", "--ema_decay", "0.8", "--epochs", 1, "--run_dir", directory]
     assert run("train.py", *TINY_RUN, *argv).returncode == 0
     image = tmp_path / "image.png"
-    dataset = predict.Trained(directory).dataset
-    Image.fromarray(dataset.test.images[0]).save(image)
+    test = data.load_for(config.parse(TINY_RUN)).test
+    Image.fromarray(test.images[0]).save(image)
     result = run("evaluate.py", "predict", "--run_dir", directory, image, "--json")
     assert (result.returncode, result.stderr) == (0, "")
     answers = json.loads(result.stdout)["images"][0]["predictions"]

@@ -5,7 +5,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT
+from support.commands import ROOT
 from support.finished_runs import level, write_predictions, write_run
 
 import report

@@ -1,35 +1,55 @@
-"""The run directory: what is refused, what survives a crash, what other programs read."""
+"""The run directory: what is refused, what is locked, what is kept, and what is told of where a run was made."""
 
 import json
 import os
-import struct
+import re
+import shutil
 import subprocess
+import sys
 
-import numpy as np
 import pytest
-import runs
-import tensorflow.compat.v1 as tf
-from errors import UserError
+from support.commands import ROOT, TINY_RUN, assert_one_sentence
+from support.files import contents
+
+from training import config, run_directory
+from training.errors import UserError
+from training.log import log
+from training.run_directory import RunDirectory
+
+CONFIG = {"flags": {}, "precision": "float32", "device": "a CPU"}
 
 
-def row(step, raw=0.25, ema=0.5):
-    return {"epoch": step // 10, "step": step, "train_loss": 2.0, "raw_accuracy": raw, "ema_accuracy": ema}
+@pytest.fixture(autouse=True)
+def unlocked():
+    """Gives the locks back that a test took."""
+    yield
+    for path in list(run_directory.locks):
+        run_directory.locks.pop(path).close()
 
 
-@pytest.fixture
-def path(tmp_path):
-    """A run directory with a place for checkpoints."""
-    (tmp_path / "checkpoints").mkdir()
-    return tmp_path
+def begun(path, resume=False, step=0):
+    """Enters and begins; the same process may do so twice."""
+    directory = RunDirectory(path, resume)
+    directory.enter()
+    directory.begin(CONFIG, step)
+    return directory
+
+
+def made(path, *argv):
+    """A run directory that holds a run with these flags, and no checkpoint; nothing is locked."""
+    path.mkdir()
+    flags = config.parse([*argv, "--run_dir", str(path)])
+    (path / "config.json").write_text(json.dumps(CONFIG | {"flags": config.saved_flags(flags)}))
+    return path
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Opening
+# What is refused
 
 
-def test_new_run_takes_a_missing_or_an_empty_directory(tmp_path):
-    runs.check_directory(tmp_path, resume=False)
-    runs.check_directory(tmp_path / "missing", resume=False)
+def test_new_run_takes_a_missing_or_an_empty_directory_and_leaves_it_so(tmp_path):
+    for path in (tmp_path, tmp_path / "missing"):
+        assert RunDirectory(path).begun() is None
     assert list(tmp_path.iterdir()) == []
 
 
@@ -39,7 +59,7 @@ def test_new_run_takes_a_missing_or_an_empty_directory(tmp_path):
 def test_new_run_refuses_a_directory_that_holds_anything(tmp_path, name, remedy):
     (tmp_path / name).write_text("kept")
     with pytest.raises(UserError, match=remedy) as caught:
-        runs.check_directory(tmp_path, resume=False)
+        RunDirectory(tmp_path)
     assert caught.value.status == 1
     assert (tmp_path / name).read_text() == "kept"
 
@@ -47,318 +67,158 @@ def test_new_run_refuses_a_directory_that_holds_anything(tmp_path, name, remedy)
 def test_new_run_refuses_a_file(tmp_path):
     (tmp_path / "file").write_text("kept")
     with pytest.raises(UserError, match="--run_dir"):
-        runs.check_directory(tmp_path / "file", resume=False)
+        RunDirectory(tmp_path / "file")
 
 
-@pytest.mark.parametrize("name", sorted(runs.UNBEGUN))
+@pytest.mark.parametrize("name", sorted(run_directory.UNBEGUN))
 def test_new_run_takes_a_directory_in_which_a_start_was_cut_short(tmp_path, name):
     (tmp_path / name).write_text("{")
-    runs.open_directory(tmp_path, {"flags": {}})
-    assert json.loads((tmp_path / "config.json").read_text()) == {"flags": {}}
+    begun(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text()).items() >= CONFIG.items()
+    assert {file.name for file in tmp_path.iterdir()} == {"config.json", "train.log", ".lock"}
 
 
-def test_resume_without_a_checkpoint_is_for_a_run_that_never_had_one(path):
-    runs.check_directory(path, resume=True)
-    (path / "metrics.jsonl").write_text(json.dumps(row(10)) + "\n")
+def test_resume_without_a_checkpoint_is_for_a_run_that_never_had_one(tmp_path):
+    directory = RunDirectory(made(tmp_path / "run"), resume=True)
+    assert directory.restore(None, None) is None
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 10}\n')
     with pytest.raises(UserError, match=r"no checkpoint.*another --run_dir"):
-        runs.check_directory(path, resume=True)
+        RunDirectory(tmp_path / "run", resume=True)
 
 
 def test_unwritable_directory_is_told(tmp_path):
     (tmp_path / "file").write_text("kept")
     with pytest.raises(UserError, match=r"cannot be written .*choose another --run_dir"):
-        runs.open_directory(tmp_path / "file" / "run", {})
+        RunDirectory(tmp_path / "file" / "run").enter()
     assert (tmp_path / "file").read_text() == "kept"
 
 
+def test_new_run_that_comes_second_is_refused_though_the_directory_was_empty_before(tmp_path):
+    """Both found it empty before they loaded their data; the other one entered it first, and was killed."""
+    directory = RunDirectory(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="exists already: continue it with --resume"):
+        directory.enter()
+    assert (tmp_path / "config.json").read_text() == "{}"
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# What is there
+
+
+def test_what_was_begun_is_known_before_it_is_entered(tmp_path):
+    path = made(tmp_path / "run", "--width", "0.5")
+    (path / "checkpoints" / "step-000000012").mkdir(parents=True)
+    before = contents(path)
+    with pytest.raises(UserError, match="no usable checkpoint"):
+        RunDirectory(path, resume=True)
+    shutil.rmtree(path / "checkpoints")
+    there = RunDirectory(path, resume=True).begun()
+    assert (there.flags.width, there.precision, there.step) == (0.5, "float32", 0)
+    assert contents(path) == before
+
+
+def test_entering_a_run_to_resume_changes_nothing_but_its_lock(tmp_path):
+    path = made(tmp_path / "run")
+    before = contents(path)
+    RunDirectory(path, resume=True).enter()
+    after = contents(path)
+    assert after.pop(path / ".lock")
+    assert after.pop(path / "train.log") == b""
+    assert after == before
+
+
+def test_resumed_run_forgets_what_tells_of_later_steps_or_of_a_former_end(tmp_path):
+    path = made(tmp_path / "run")
+    (path / "snapshots").mkdir()
+    for step in (4, 8, 12):
+        (path / "snapshots" / f"step-{step:09d}.npz").write_text("x")
+    for name in ("summary.json", "predictions.npz", "curves.png", "mine.txt"):
+        (path / name).write_text("x")
+    begun(path, resume=True, step=8)
+    assert sorted(file.name for file in (path / "snapshots").iterdir()) == ["step-000000004.npz", "step-000000008.npz"]
+    assert not {"summary.json", "predictions.npz", "curves.png"} & {file.name for file in path.iterdir()}
+    assert (path / "mine.txt").read_text() == "x"
+
+
+def test_config_tells_of_every_process_that_trained_the_run(tmp_path):
+    begun(tmp_path)
+    first = json.loads((tmp_path / "config.json").read_text())
+    assert first["versions"].keys() >= {"python", "tensorflow", "numpy"}
+    made_with = {name: first[name] for name in ("device", "versions", "git_commit")}
+    assert first["history"] == [{"step": 0} | made_with]
+    begun(tmp_path, resume=True, step=16)
+    second = json.loads((tmp_path / "config.json").read_text())
+    assert second["history"] == [{"step": step} | made_with for step in (0, 16)]
+
+
+def test_history_of_an_older_config_begins_with_what_it_says(tmp_path):
+    path = made(tmp_path / "run")
+    older = json.loads((path / "config.json").read_text()) | {"device": "another", "git_commit": "c0ffee"}
+    (path / "config.json").write_text(json.dumps(older))
+    begun(path, resume=True, step=3)
+    first, second = json.loads((path / "config.json").read_text())["history"]
+    assert (first["step"], first["device"], first["git_commit"]) == (0, "another", "c0ffee")
+    assert (second["step"], second["device"]) == (3, "a CPU")
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The log
+
+
 def test_log_goes_to_stdout_and_to_the_file_of_the_run(tmp_path, capsys):
-    path = runs.open_directory(tmp_path / "deep" / "run", {})
-    runs.log.info("a line")
+    path = begun(tmp_path / "deep" / "run").path
+    log.info("a line")
     assert capsys.readouterr().out == "a line\n"
     assert (path / "train.log").read_text() == "a line\n"
 
 
 def test_reopened_run_appends_to_its_log(tmp_path):
     for text in ("first", "second"):
-        path = runs.open_directory(tmp_path, {}, resume=text == "second")
-        runs.log.info(text)
-    assert (path / "train.log").read_text() == "first\nsecond\n"
+        begun(tmp_path, resume=text == "second")
+        log.info(text)
+    assert (tmp_path / "train.log").read_text() == "first\nsecond\n"
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# JSON
-
-
-def test_write_json_replaces_the_whole_file(tmp_path):
-    path = tmp_path / "value.json"
-    for value in ({"long": list(range(100))}, {"short": 1}):
-        runs.write_json(path, value)
-        assert json.loads(path.read_text()) == value
-    assert os.listdir(tmp_path) == ["value.json"]
-
-
-def test_failed_write_json_leaves_the_old_file(tmp_path):
-    path = tmp_path / "value.json"
-    runs.write_json(path, {"old": 1})
-    with pytest.raises(TypeError):
-        runs.write_json(path, {"new": 1, "bad": object()})
-    assert json.loads(path.read_text()) == {"old": 1}
-
-
-def test_write_json_is_never_seen_half_written(tmp_path, monkeypatch):
-    """What is under the final name at every flush to the disk is the old file."""
-    path = tmp_path / "value.json"
-    runs.write_json(path, {"old": 1})
-    seen = []
-    monkeypatch.setattr(os, "fsync", lambda _: seen.append(json.loads(path.read_text())))
-    runs.write_json(path, {"new": 1})
-    assert seen
-    assert all(value == {"old": 1} for value in seen)
-    assert json.loads(path.read_text()) == {"new": 1}
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Metrics
-
-
-def steps(rows):
-    return [row["step"] for row in rows]
-
-
-def rows_of(path):
-    """What another program reads: every line is whole."""
-    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-
-
-def test_metrics_of_a_new_run_are_empty(tmp_path):
-    runs.Metrics(tmp_path)
-    assert rows_of(tmp_path) == []
-
-
-def test_appended_rows_are_read_back(tmp_path):
-    metrics = runs.Metrics(tmp_path)
-    rows = [row(10, 1 / 3, 2 / 3), row(20)]
-    for each in rows:
-        metrics.append(each)
-        assert rows_of(tmp_path)[-1] == each  # on the disk at once
-    assert rows_of(tmp_path) == metrics.rows == rows
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda content: content + b'{"epoch": 3',
-        lambda content: content[:-1],
-        lambda content: content.replace(b"epoch", b"\xff\xfe"),
-        lambda content: b"",
-    ],
-    ids=["torn", "no newline", "rotten", "empty"],
-)
-def test_continued_metrics_are_those_of_the_checkpoint_whatever_the_file_holds(tmp_path, damage):
-    first = runs.Metrics(tmp_path)
-    for step in (10, 20, 30):
-        first.append(row(step))
-    file = tmp_path / "metrics.jsonl"
-    file.write_bytes(damage(file.read_bytes()))
-    continued = runs.Metrics(tmp_path, [row(10), row(20)])
-    assert rows_of(tmp_path) == [row(10), row(20)]
-    continued.append(row(30, ema=0.75))
-    assert rows_of(tmp_path) == [row(10), row(20), row(30, ema=0.75)]
-
-
-def scalars(path, tag="test_accuracy"):
-    """What TensorBoard shows: {"raw" and "ema": [(step, value)]}, after it dropped what a later session took back."""
-    shown = {}
-    for name in ("raw", "ema"):
-        points = []
-        for file in sorted((path / "tensorboard" / name).iterdir()):
-            for event in tf.train.summary_iterator(str(file)):
-                if event.session_log.status == tf.SessionLog.START:
-                    points = [(step, value) for step, value in points if step < event.step]
-                points += [(event.step, value.simple_value) for value in event.summary.value if value.tag == tag]
-        shown[name] = points
-    return shown
-
-
-def test_tensorboard_has_raw_and_ema_under_one_tag(tmp_path):
-    metrics = runs.Metrics(tmp_path)
-    metrics.append(row(10, raw=0.25, ema=0.5))
-    metrics.append(row(20, raw=0.375, ema=0.625))
-    assert scalars(tmp_path) == {"raw": [(10, 0.25), (20, 0.375)], "ema": [(10, 0.5), (20, 0.625)]}
-    assert scalars(tmp_path, "train_loss") == {"raw": [(10, 2.0), (20, 2.0)], "ema": []}
-
-
-def test_tensorboard_has_each_step_once_after_a_resumption(tmp_path):
-    before = runs.Metrics(tmp_path)
-    for step in (10, 20, 30):
-        before.append(row(step))
-    continued = runs.Metrics(tmp_path, [row(10), row(20)])
-    continued.append(row(30, raw=0.75))
-    assert scalars(tmp_path)["raw"] == [(10, 0.25), (20, 0.25), (30, 0.75)]
-    for events in (tmp_path / "tensorboard").iterdir():
-        assert len(list(events.iterdir())) == 1
-
-
-@pytest.mark.parametrize("rows", [[row(10)], [row(10), row(20, 0.5, 0.75), row(30)]], ids=["one", "several"])
-def test_curves_are_a_readable_png(tmp_path, rows):
-    runs.draw_curves(tmp_path, rows)
-    content = (tmp_path / "curves.png").read_bytes()
-    assert content.startswith(b"\x89PNG\r\n\x1a\n")
-    width, height = struct.unpack(">II", content[16:24])
-    assert width >= 640
-    assert height >= 400
-    assert os.listdir(tmp_path) == ["curves.png"]
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Checkpoints
-
-
-class Model:
-    """Two variables, whose values tell at which step they were saved."""
-
-    def __init__(self, session, path):
-        self.session, self.path = session, path
-        self.weights = tf.get_variable("weights", [100, 10])
-        self.step = tf.get_variable("step", [], tf.int64, initializer=tf.zeros_initializer())
-        self.saver = tf.train.Saver(tf.global_variables(), max_to_keep=None)
-        self.forget()
-
-    def forget(self):
-        self.session.run(tf.global_variables_initializer())
-
-    def save(self, step):
-        self.weights.load(np.full([100, 10], step / 7), self.session)
-        self.step.load(step, self.session)
-        runs.save_checkpoint(self.path, self.saver, self.session, {"step": step, "seconds": step / 3})
-
-    def restored(self):
-        """The step that a restore ends up at, after checking that state and variables agree about it."""
-        self.forget()
-        state = runs.restore_checkpoint(self.path, self.saver, self.session)
-        weights, step = self.session.run([self.weights, self.step])
-        assert state == {"step": step, "seconds": step / 3}
-        np.testing.assert_array_equal(weights, np.full([100, 10], step / 7, np.float32))
-        return step
-
-
-@pytest.fixture
-def model(session, path):
-    return Model(session, path)
-
-
-def names(path):
-    return [checkpoint.name for checkpoint in runs.checkpoints(path)]
-
-
-def test_checkpoint_restores_variables_and_state_exactly(model):
-    model.save(12)
-    assert model.restored() == 12
-
-
-def test_newest_three_checkpoints_are_kept(model, path):
-    for step in (5, 90, 100, 1000, 20000):
-        model.save(step)
-    assert names(path) == ["step-000000100", "step-000001000", "step-000020000"]
-    assert model.restored() == 20000
-
-
-def test_saving_the_same_step_again_is_harmless(model, path):
-    model.save(5)
-    model.save(5)
-    assert names(path) == ["step-000000005"]
-    assert model.restored() == 5
-
-
-def truncate(file):
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-
-
-def flip_bit(file):
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 4
-    file.write_bytes(content)
-
-
-def delete(file):
-    file.unlink()
-
-
-@pytest.mark.parametrize("name", ["model.data-00000-of-00001", "model.index", "state.json", "SHA256SUMS"])
-@pytest.mark.parametrize("damage", [truncate, flip_bit, delete])
-def test_damaged_newest_checkpoint_is_passed_over_with_a_warning(model, path, caplog, damage, name):
-    model.save(10)
-    model.save(20)
-    damage(path / "checkpoints" / "step-000000020" / name)
-    assert model.restored() == 10
-    assert "step-000000020 is damaged" in caplog.text
-
-
-def test_state_with_another_step_than_its_directory_is_not_trusted(model, path):
-    """One flipped bit in state.json may leave valid JSON."""
-    model.save(10)
-    model.save(20)
-    file = path / "checkpoints" / "step-000000020" / "state.json"
-    file.write_text(file.read_text().replace('"step": 20', '"step": 60'))
-    assert model.restored() == 10
-
-
-def test_no_usable_checkpoint_is_told(model, path):
-    model.save(10)
-    truncate(path / "checkpoints" / "step-000000010" / "model.data-00000-of-00001")
-    with pytest.raises(UserError, match=r"no usable checkpoint.*another --run_dir") as caught:
-        model.restored()
-    assert caught.value.status == 1
-
-
-def test_checkpoint_cut_off_while_it_was_written_is_no_checkpoint(model, path, monkeypatch):
-    model.save(10)
-    monkeypatch.setattr(runs, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        model.save(20)
-    assert names(path) == ["step-000000010"]
-    assert model.restored() == 10
-    monkeypatch.undo()
-    model.save(20)  # what the first try left does not stand in the way
-    assert model.restored() == 20
-
-
-def test_passed_over_checkpoint_can_be_saved_anew(model, path):
-    """The run goes on from the older checkpoint, comes by the damaged one's step again, and saves it whole."""
-    model.save(10)
-    model.save(20)
-    flip_bit(path / "checkpoints" / "step-000000020" / "model.data-00000-of-00001")
-    assert model.restored() == 10
-    model.save(20)
-    assert model.restored() == 20
-
-
-def test_damaged_checkpoints_of_later_steps_go_once_there_is_a_newer_whole_one(model, path):
-    for step in (10, 20, 30):
-        model.save(step)
-    for step in (20, 30):
-        truncate(path / "checkpoints" / f"step-0000000{step}" / "model.index")
-    assert model.restored() == 10
-    model.save(15)
-    assert names(path) == ["step-000000010", "step-000000015"]
-
-
-def test_sums_are_what_coreutils_reads(model, path):
-    model.save(10)
-    checkpoint = path / "checkpoints" / "step-000000010"
-    checked = subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=checkpoint, capture_output=True)
-    assert checked.returncode == 0
-    assert {line.split()[-1] for line in (checkpoint / "SHA256SUMS").read_text().splitlines()} == {
-        "model.data-00000-of-00001",
-        "model.index",
-        "state.json",
-    }
-
-
-def test_copy_of_a_checkpoint_under_another_name_is_none(model, path):
-    model.save(10)
-    (path / "checkpoints" / "step-000000010").rename(path / "checkpoints" / "step-000000020.bak")
-    assert runs.checkpoints(path) == []
-    model.save(15)
-    assert model.restored() == 15
-    assert (path / "checkpoints" / "step-000000020.bak").is_dir()
+# Two processes
+
+
+def test_second_process_is_refused_and_reading_is_not(forked, finished_run, tmp_path):
+    directory = tmp_path / "run"
+    shutil.copytree(finished_run[0], directory)
+    RunDirectory(directory, resume=True).enter()  # this process is the first
+    before = contents(directory)
+    result = forked("train.py", "--resume", "--run_dir", directory, "--epochs", "3")
+    assert_one_sentence(result, 1, directory, f"in use by process {os.getpid()} on", "--run_dir")
+    assert contents(directory) == before
+    result = forked("evaluate.py", "table", "--run_dir", directory, "--format", "csv")
+    assert result.returncode == 0, result.stderr
+    assert contents(directory) == before
+
+
+def test_lock_of_a_dead_process_is_taken_over(tmp_path):
+    script = (
+        "import os; from training.run_directory import RunDirectory\n"
+        f"RunDirectory({str(tmp_path)!r}).enter(); os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True).returncode == -9
+    assert re.match(r"process \d+ on ", (tmp_path / ".lock").read_text())
+    RunDirectory(tmp_path).enter()
+    assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} on ")
+
+
+def test_resumed_run_keeps_the_precision_it_was_begun_with(forked, tmp_path):
+    """--precision auto may choose another on another machine; both ways, so that one differs from what this one has."""
+    argv = [*TINY_RUN, "--precision", "auto", "--epochs", "1"]
+    for precision in ("float32", "bfloat16"):
+        directory = tmp_path / precision
+        chosen = (
+            "import os; from training import device, settings, trainer\n"
+            f"settings.choose_precision = lambda *_: device.Precision({precision!r}, '')\n"
+            "trainer.Metrics = lambda *_: os._exit(3)"  # right after config.json
+        )
+        assert forked("train.py", *argv, "--run_dir", directory, before=chosen).returncode == 3
+        result = forked("train.py", "--resume", "--run_dir", directory)
+        assert result.returncode == 0, result.stderr
+        assert f"precision  {precision} convolutions" in result.stdout

@@ -5,7 +5,8 @@ import re
 import numpy as np
 import pytest
 import scipy.stats
-from support.finished_runs import groups_of, level, read_rows, write_rows, write_run, write_seeds
+from support.files import read_rows
+from support.finished_runs import groups_of, level, write_rows, write_run, write_seeds
 
 from analysis import tables
 

@@ -138,7 +138,7 @@ def read(path):
 
 @contextlib.contextmanager
 def plainly_named(directory):
-    """Another path of a directory: TensorFlow takes brackets and asterisks in the path of a checkpoint for a pattern."""
+    """Another path of a directory: TensorFlow takes brackets and asterisks in a path for a pattern."""
     with tempfile.TemporaryDirectory() as scratch:
         link = Path(scratch) / "checkpoint"
         link.symlink_to(directory.resolve(), target_is_directory=True)

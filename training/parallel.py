@@ -28,7 +28,7 @@ APART = (  # what a session fails with when another worker is gone
     tf.errors.DeadlineExceededError,
     tf.errors.InternalError,
 )
-HERE = {"run_dir", "data_dir"}  # flags that may differ between workers
+HERE = {"run_dir", "data_dir", "device"}  # flags that may differ between workers
 
 
 def choose(flags):
@@ -183,9 +183,9 @@ class Workers(OneDevice):
         return next((number for number, share in zip(signals.NAMES, heard, strict=False) if share > 0), None)
 
     def trainer(self, settings, dataset, graph, feeds, directory, session, stop):
-        flags = {name: value for name, value in vars(settings.flags).items() if name not in HERE}
+        values = vars(settings.flags) | settings.resolved() | {"epoch_steps": settings.epoch_steps, "tf": tf.__version__}
         self._check_same(
-            [flags, settings.precision.name, settings.epoch_steps, tf.__version__],
+            {name: value for name, value in values.items() if name not in HERE},
             "was started with other flags, data or versions: start all with the same command, data and versions",
         )
         arguments = settings, dataset, graph, feeds, directory, session, AgreedStop(self, stop)

@@ -41,6 +41,7 @@ class Begun(NamedTuple):
     flags: argparse.Namespace  # as typed then
     precision: str
     step: int  # of the newest checkpoint
+    seed_dtype: str = "int64"  # see training.settings
 
 
 class RunDirectory:
@@ -76,7 +77,8 @@ class RunDirectory:
         """The run that is there already, as Begun; None for a new one."""
         if not self.resume:
             return None
-        return Begun(load_flags(self.path), load_precision(self.path), checkpoints.last_step(self.path))
+        seed_dtype = "int32" if load_config(self.path).get("seed_dtype") == "int32" else "int64"
+        return Begun(load_flags(self.path), load_precision(self.path), checkpoints.last_step(self.path), seed_dtype)
 
     def enter(self):
         """Makes the directory where it is missing, and locks it until the process ends, however it ends.

@@ -26,6 +26,7 @@ class Settings:
     epoch_steps: int
     decays: tuple  # of Decay; the first is the primary one
     labels: tuple  # of Label: the test classifiers, "raw" first
+    seed_dtype: str = "int32"  # of the seeds of dropout; runs of earlier versions go on with their int64
 
     @property
     def total_steps(self):
@@ -44,6 +45,7 @@ class Settings:
             "xla": self.xla,
             "steps_per_run": self.steps_per_run,
             "decays": list(map(str, self.decays)),
+            "seed_dtype": self.seed_dtype,
         }
 
 
@@ -80,6 +82,7 @@ def resolve(flags, device, train_size, begun=None):
         epoch_steps=epoch_steps,
         decays=tuple(decays),
         labels=labels_of(decays, flags.ema_batch_stats),
+        seed_dtype=begun.seed_dtype if begun else "int32",
     )
 
 

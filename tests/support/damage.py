@@ -1,4 +1,11 @@
-"""Ways in which a file goes bad."""
+"""Ways in which a file goes bad, by hand and at random."""
+
+import contextlib
+
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from support.files import contents
 
 
 def flip_bit(file):
@@ -13,3 +20,57 @@ def truncate(file):
 
 def delete(file):
     file.unlink()
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# At random
+
+
+def fuzz(examples):
+    return settings(max_examples=examples, deadline=None, derandomize=True, database=None)
+
+
+def _cut(content, place, _):
+    return content[: place % (len(content) + 1)]
+
+
+def _flip(content, place, noise):
+    changed = bytearray(content)
+    changed[place % len(content)] ^= 1 + noise[0] % 255
+    return bytes(changed)
+
+
+def _insert(content, place, noise):
+    place %= len(content) + 1
+    return content[:place] + noise + content[place:]
+
+
+def _overwrite(content, place, noise):
+    place %= len(content) + 1
+    return content[:place] + noise + content[place + len(noise) :]
+
+
+# Functions from the bytes of a file to others.
+damages = st.builds(
+    lambda function, place, noise: lambda content: function(content, place, noise),
+    st.sampled_from([_cut, _flip, _insert, _overwrite]),
+    st.integers(0, 10**6),
+    st.binary(min_size=1, max_size=20),
+)
+
+
+@contextlib.contextmanager
+def damaged(file, content):
+    """Within it, the file holds `content`; afterwards it is checked that it still does, and that no other changed.
+
+    Yields:
+      Whether that is damage at all.
+    """
+    original = file.read_bytes()
+    file.write_bytes(content)
+    before = contents(file.parent)
+    try:
+        yield content != original
+        assert contents(file.parent) == before
+    finally:
+        file.write_bytes(original)

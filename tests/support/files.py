@@ -37,18 +37,23 @@ def checkpoint_values(directory):
     return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
 
 
-def scalars(directory, tag=None):
-    """What TensorBoard shows: {"raw" and "ema": [(step, tag, value)]}, without what a later session took back."""
-    shown = {}
-    for events in sorted((directory / "tensorboard").iterdir()):
-        points = []
-        for file in sorted(events.iterdir()):
-            for event in tf.train.summary_iterator(str(file)):
-                if event.session_log.status == tf.SessionLog.START:
-                    points = [point for point in points if point[0] < event.step]
-                points += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
-        shown[events.name] = [point for point in points if tag in (None, point[1])]
-    return shown
+def scalars(directory):
+    """What TensorBoard shows, without what a later session took back: curve to {tag: [(step, value)]}.
+
+    A curve is named by its directory below tensorboard/.
+    """
+    root, shown = directory / "tensorboard", {}
+    for file in sorted(root.rglob("events.out.tfevents.*")):
+        points = shown.setdefault(str(file.parent.relative_to(root)), [])
+        for event in tf.train.summary_iterator(str(file)):
+            if event.session_log.status == tf.SessionLog.START:
+                points[:] = [point for point in points if point[1] < event.step]
+            points += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
+    return {curve: _by_tag(points) for curve, points in shown.items()}
+
+
+def _by_tag(points):
+    return {tag: [point[1:] for point in points if point[0] == tag] for tag in sorted({point[0] for point in points})}
 
 
 def assert_equal_arrays(got, expected):

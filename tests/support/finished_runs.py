@@ -44,10 +44,6 @@ def write_rows(path, rows):
     (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def read_rows(path):
-    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-
-
 def level(accuracies, epochs=3):
     """Classifiers for `write_run`: label to the same accuracy after each epoch, of label to accuracy."""
     return {label: [accuracy] * epochs for label, accuracy in accuracies.items()}
