@@ -7,7 +7,6 @@ the session, and who writes the run directory. What several replicas are to the 
 import contextlib
 import hashlib
 import json
-import logging
 import time
 
 import tensorflow as tf2
@@ -41,7 +40,7 @@ def choose(flags):
       UserError: the flags, TF_CONFIG or the devices do not go together, or a worker cannot be reached.
     """
     if flags.strategy == "none":
-        if flags.devices:
+        if flags.devices and not flags.resume:  # one that is resumed has those of its replicas before
             raise UserError("--devices is for several replicas: say --strategy mirrored or multiworker too", 2)
         return OneDevice(flags, device.choose(flags.device))
     if flags.xla == "on":
@@ -183,7 +182,8 @@ class Workers(OneDevice):
         return next((number for number, share in zip(signals.NAMES, heard, strict=False) if share > 0), None)
 
     def trainer(self, settings, dataset, graph, feeds, directory, session, stop):
-        values = vars(settings.flags) | settings.resolved() | {"epoch_steps": settings.epoch_steps, "tf": tf.__version__}
+        values = vars(settings.flags) | settings.resolved()
+        values |= {"epoch_steps": settings.epoch_steps, "tensorflow": tf.__version__}
         self._check_same(
             {name: value for name, value in values.items() if name not in HERE},
             "was started with other flags, data or versions: start all with the same command, data and versions",
@@ -233,11 +233,10 @@ class ReadDirectory(RunDirectory):
             super().check()
 
     def enter(self):
-        pass
+        log.disabled = True  # the chief says it all
 
     def begin(self, config, step):
-        log.propagate = False
-        log.handlers[:] = [logging.NullHandler()]
+        pass
 
     def save_snapshot(self, step, arrays):
         pass
@@ -245,6 +244,8 @@ class ReadDirectory(RunDirectory):
 
 class Follower(Trainer):
     """Trains and evaluates in step with the chief, and writes nothing."""
+
+    shows_progress = False
 
     def begin(self):
         self.directory.begin({}, self.step)

@@ -31,6 +31,8 @@ class Trainer:
       stop: signals.Stop.
     """
 
+    shows_progress = True
+
     def __init__(self, settings, dataset, graph, feeds, directory, session, stop):
         self.settings, self.flags, self.dataset, self.graph = settings, settings.flags, dataset, graph
         self.directory, self.session, self.stop = directory, session, stop
@@ -71,7 +73,7 @@ class Trainer:
         resumed = f", resumed at step {self.step}" if self.directory.resume else ""
         for line in console.preamble(settings, self.dataset.source, self.graph, f"{self.directory.path}{resumed}"):
             log.info(line)
-        with console.Progress(settings, self.step) as progress:
+        with console.Progress(settings, self.step, self.shows_progress) as progress:
             self.session.run(self.graph.shuffle)
             while True:
                 if self.evaluation_is_due():
