@@ -164,10 +164,24 @@ class Batches:
         self.order = resident(np.arange(size), "train_order")
         self.shuffle = self.order.assign(epoch_order(seed, step // self.epoch_steps, size)).op  # at each epoch's begin
 
-    def at(self, step):
-        """The batch of a step, int64 scalar: images [B, 32, 32, 3] float32, labels [B] int64, dropout's seed [2]."""
-        indices = tf.slice(self.order, [step % self.epoch_steps * self.batch_size], [self.batch_size])
-        seeds = tf2.random.split(tf.stack([tf.constant(self.seed, tf.int64), step]), 2, "philox")
+    def at(self, step, replica=0, replicas=1):
+        """The batch of a step, or a replica's part of it: a pure function of (seed, step, replica).
+
+        Args:
+          step: int64 scalar.
+          replica, replicas: Python ints; replica number `replica` of so many, a divisor of B.
+
+        Returns:
+          Images [B / replicas, 32, 32, 3] float32, labels [B / replicas] int64, dropout's seed [2].
+        """
+        first, size = step % self.epoch_steps * self.batch_size, self.batch_size // replicas
+        if replicas > 1:
+            first += replica * size
+        indices = tf.slice(self.order, [first], [size])
+        seed = tf.stack([tf.constant(self.seed, tf.int64), step])
+        if replicas > 1:
+            seed = tf2.random.experimental.stateless_fold_in(seed, replica, "philox")
+        seeds = tf2.random.split(seed, 2, "philox")
         dropout_seed, augment_seed = tf.unstack(tf.cast(seeds, self.seed_dtype))
         images = tf.gather(self.images, indices)
         if self.augmented:
@@ -218,24 +232,27 @@ def _reflect(index, size):
     return size - 1 - abs(size - 1 - abs(index))
 
 
-def map_images(function, images, batch_size):
-    """`function` over all images in batches, as one loop on the device; nothing is dropped.
+def map_images(function, images, batch_size, first=0, end=None):
+    """`function` over images `first` to `end` - 1 in batches, as one loop on the device; nothing is dropped.
 
     Args:
       function: [B, 32, 32, 3] float32 in [-1, 1] to [B, K] float32.
       images: variable or tensor [N, 32, 32, 3] uint8.
       batch_size: B, or less where there are fewer images.
+      first, end: Python ints; all images if not given.
 
     Returns:
-      [N, K] float32.
+      [end - first, K] float32.
     """
-    count = int(images.shape[0])
+    end = int(images.shape[0]) if end is None else end
+    count = end - first
     batch_size = min(batch_size, count)
     batches = math.ceil(count / batch_size)
 
     def batch(index):
         # The last batch repeats the last image instead of being short: shapes stay static, the surplus is cut off.
-        indices = tf.minimum(index * batch_size + tf.range(batch_size, dtype=tf.int64), count - 1)
+        rows = index * batch_size + tf.range(first, first + batch_size, dtype=tf.int64)
+        indices = tf.minimum(rows, end - 1)
         return function(to_float(tf.gather(images, indices)))
 
     results = tf.map_fn(batch, tf.range(batches, dtype=tf.int64), fn_output_signature=tf.float32, parallel_iterations=1)

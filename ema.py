@@ -33,7 +33,7 @@ def ema_getter(*emas):
         for ema in emas:
             shadow = ema.average(variable)
             if shadow is not None:  # a truth test would fail: a resource variable has no truth value in a graph
-                replaced.add(variable.op.name)
+                replaced.add(name)
                 return shadow
         return variable
 

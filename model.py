@@ -67,8 +67,14 @@ def batch_norm(x, phase, internal_update=False, momentum=BATCH_NORM_MOMENTUM):
     channels = x.shape[-1]
     gamma = tf.get_variable("gamma", [channels], initializer=tf.ones_initializer())
     beta = tf.get_variable("beta", [channels], initializer=tf.zeros_initializer())
-    mean = tf.get_variable("mean", [channels], initializer=tf.zeros_initializer(), trainable=False)
-    var = tf.get_variable("var", [channels], initializer=tf.ones_initializer(), trainable=False)
+    # Of several replicas (--strategy) each moves its own copy with the statistics of its own part of the batch.
+    moving = {
+        "trainable": False,
+        "synchronization": tf.VariableSynchronization.ON_READ,
+        "aggregation": tf.VariableAggregation.MEAN,
+    }
+    mean = tf.get_variable("mean", [channels], initializer=tf.zeros_initializer(), **moving)
+    var = tf.get_variable("var", [channels], initializer=tf.ones_initializer(), **moving)
     images = x if x.shape.rank == 4 else x[:, None, None, :]  # the fused kernel takes images only
 
     if not phase:

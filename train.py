@@ -24,7 +24,7 @@ if __name__ == "__main__":
     FLAGS = start(config.parse)  # before TensorFlow's import, which takes seconds
     if "seeds" in FLAGS:
         sys.exit(or_exit(series.main, FLAGS))
-    import_tensorflow()
+    import_tensorflow(silent=FLAGS.strategy == "multiworker")  # whose sessions warn of every small thing
 
 import functools
 from typing import NamedTuple
@@ -35,13 +35,11 @@ import data
 import ema
 from ema import ema_getter
 from model import classifier, cross_entropy
-from training import device
-from training.device_loop import Loop, Step, build_loop, remember, update_if_finite
-from training.run_directory import RunDirectory
+from training import parallel, strategy
+from training.device_loop import Loop, Step, build_loop, remember
 from training.schedule import learning_rate
 from training.settings import resolve
 from training.signals import graceful
-from training.trainer import Trainer
 
 TEST_BATCH = 500
 RECOMPUTE_BATCH = 500
@@ -73,7 +71,7 @@ def build(settings, dataset):
     # 1. The classifier. Its first use makes the variables, before anything else can shift their random seeds.
     dtype = tf.as_dtype(settings.precision.name)
     network = functools.partial(classifier, width=flags.width, dropout_rate=flags.dropout, dtype=dtype)
-    network(tf.zeros([1, *data.IMAGE_SHAPE]), phase=False)
+    strategy.make_variables(lambda: network(tf.zeros([1, *data.IMAGE_SHAPE]), phase=False), flags.seed)
     var_class = tf.get_collection("trainable_variables", "class")
     batch_stats = [variable for variable in tf.global_variables("class") if not variable.trainable]
 
@@ -86,24 +84,24 @@ def build(settings, dataset):
     seed_dtype = tf.as_dtype(settings.seed_dtype)
     batches = data.Batches(dataset.train, flags.batch_size, flags.seed, step, flags.augment, seed_dtype)
 
-    def train_step(now):
-        x, labels, dropout_seed = batches.at(now)
+    def update(gradients):
+        train_op = strategy.everywhere(optimizer.apply_gradients, gradients)
+        with tf.control_dependencies([train_op]):  # the guide grouped the two, and they raced
+            return averages.apply(var_class, step + 1)
+
+    def train_step(now):  # of one device, or of one of several replicas, each of which takes a part of the batch
+        x, labels, dropout_seed = batches.at(now, *strategy.this_replica())
         before = remember(batch_stats)  # a step that is not finite gives them back, and moves nothing else
         with tf.control_dependencies(before):
             logits = network(x, phase=True, reuse=True, seed=dropout_seed)
         loss = cross_entropy(logits, labels, flags.label_smoothing)
         gradients = optimizer.compute_gradients(loss, var_class)
-
-        def update():
-            train_op = optimizer.apply_gradients(gradients)
-            with tf.control_dependencies([train_op]):  # the guide grouped the two, and they raced
-                return averages.apply(var_class, step + 1)
-
         with tf.control_dependencies(tf.get_collection("update_ops")):
-            finite = update_if_finite([loss, *(g for g, _ in gradients)], update, batch_stats, before)
+            finite = strategy.update_if_finite(loss, gradients, update, batch_stats, before)
         return count_step(step, loss, logits, labels, finite)
 
-    loop = build_loop(train_step, step, settings.xla)
+    strategy.make_slots(update, var_class)
+    loop = build_loop(strategy.on_replicas(train_step), step, settings.xla)
 
     # 3. The test classifiers: the same function over the same variables, rebuilt with the getter.
     first_images = data.in_order(batches.images, flags.recompute_size, RECOMPUTE_BATCH)
@@ -115,7 +113,9 @@ def build(settings, dataset):
         own = ema.recomputed_getter(getter, label, batch_stats) if recomputed else getter
         rebuilt = functools.partial(network, reuse=True, getter=own)
         test = functools.partial(rebuilt, phase=False)
-        logits = {name: data.map_images(test, variable, TEST_BATCH) for name, variable in images.items()}
+        logits = {
+            name: strategy.in_parts(data.map_images, test, variable, TEST_BATCH) for name, variable in images.items()
+        }
         shadowed = (var_class if label.weights == "ema" else []) + (averaged if label.statistics == "averaged" else [])
         ema.check_replaced(getter, shadowed)
         tested[label] = Tested(logits, recomputation(rebuilt, first_images, flags) if recomputed else None)
@@ -144,15 +144,15 @@ def main(flags):
     Raises:
       UserError: what the user has to mend, or a signal that ended the run early.
     """
-    directory = RunDirectory(flags.run_dir, flags.resume)  # refuses before the data is loaded, and perhaps downloaded
-    chosen = device.choose(flags.device)
+    place = parallel.choose(flags)  # refuses before the data is loaded, and perhaps downloaded
     dataset = data.load_for(flags)
-    settings = resolve(flags, chosen, len(dataset.train.labels), directory.begun())
-    with tf.Graph().as_default():
+    settings = resolve(flags, place.device, len(dataset.train.labels), place.directory.begun())
+    with tf.Graph().as_default(), place.scope():
         graph = build(settings, dataset)
-        directory.enter()
-        with device.session() as session, graceful() as stop:
-            Trainer(settings, dataset, graph, data.resident_feeds(), directory, session, stop).train()
+        feeds = data.resident_feeds() | strategy.initial_feeds()
+        place.directory.enter()
+        with place.session() as session, graceful() as stop:
+            place.trainer(settings, dataset, graph, feeds, place.directory, session, stop).train()
 
 
 if __name__ == "__main__":

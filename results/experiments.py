@@ -41,17 +41,18 @@ class Experiment(NamedTuple):
 
 SEEDS = (0, 1, 2)
 TABLE, POSTHOC = ("table",), ("table", "posthoc")
-MANY = (
-    "--width 0.5 --validation_size 5000 --ema_decay 0.998 0.99 0.995 0.999 0.9995 0.9998 --ema_start unbiased "
+AVERAGES = (
+    "--validation_size 5000 --ema_decay 0.998 0.99 0.995 0.999 0.9995 0.9998 --ema_start unbiased "
     "--ema_batch_stats recomputed raw --ema_power 0.05 0.1 --snapshots 4 --eval_every 4"
 )
+MANY = f"--width 0.5 {AVERAGES}"
 STARTS = "--width 0.5 --epochs 3 --ema_batch_stats raw averaged recomputed"
 BEST = "--augment --label_smoothing 0.1 --lr_cooldown 10 --ema_start unbiased --ema_batch_stats recomputed raw"
 
 EXPERIMENTS = {
     "guide": Experiment(
-        "what `python train.py` alone gives: width 1, 20 epochs, the guide's settings",
-        (Run("seed-0", "--epochs 20"),),
+        "what `python train.py` alone gives: width 1, 20 epochs, the guide's settings; a second seed with all averages",
+        (Run("seed-0", "--epochs 20"), Run("averages", f"{AVERAGES} --epochs 20 --seed 1", after=POSTHOC)),
     ),
     "gain": Experiment(
         "the gain of EMA over whole runs at a constant learning rate, by decay, epoch and post-hoc width",
@@ -129,6 +130,17 @@ def is_collected(name, run):
     return (directory(ROOT / "results", name, run) / "summary.json").exists()
 
 
+def is_wanted(name, run):
+    """Whether a run is still to be made: one that is kept, or a trunk for one of those."""
+    trunk_of = [
+        (other, one)
+        for other, experiment in EXPERIMENTS.items()
+        for one in experiment.runs
+        if one.trunk == f"{name}/{run.name}"
+    ]
+    return not all(is_collected(*one) for one in ([(name, run)] if run.kept else trunk_of))
+
+
 def commands(runs, name, run):
     """The command lines that make a run from nothing, or from its trunk."""
     path = shlex.quote(str(directory(runs, name, run)))
@@ -141,7 +153,7 @@ def commands(runs, name, run):
 def train(runs, name, run):
     """Trains a run to its end, unless it is there; a run that was cut off is continued."""
     path = directory(runs, name, run)
-    if is_collected(name, run) or ((path / "summary.json").exists() and not is_only_copied(path, run)):
+    if not is_wanted(name, run) or ((path / "summary.json").exists() and not is_only_copied(path, run)):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     if run.trunk and not path.exists():

@@ -21,8 +21,8 @@ def spoilable(monkeypatch):
         local = [tf.GraphKeys.LOCAL_VARIABLES]
         self.factor = tf.get_variable("factor", initializer=1.0, trainable=False, collections=local)
 
-    def spoilt(self, step):
-        images, labels, seed = at(self, step)
+    def spoilt(self, *step):
+        images, labels, seed = at(self, *step)
         return images * self.factor.read_value(), labels, seed
 
     monkeypatch.setattr(data.Batches, "__init__", made)

@@ -84,8 +84,8 @@ def test_skipped_steps_are_counted_and_told(forked, tmp_path):
     spoilt = (
         "import data, numpy as np, tensorflow.compat.v1 as tf\n"
         "at = data.Batches.at\n"
-        "def spoil(self, step):\n"
-        "    images, labels, seed = at(self, step)\n"
+        "def spoil(self, step, *replica):\n"
+        "    images, labels, seed = at(self, step, *replica)\n"
         "    return images * tf.where(tf.equal(step % 4, 1), np.nan, 0.0), labels, seed\n"
         "data.Batches.at = spoil\n"
     )

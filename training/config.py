@@ -18,6 +18,8 @@ MAY_CHANGE = {
     "snapshots",
     "data_dir",
     "device",
+    "strategy",
+    "devices",
     "xla",
     "steps_per_run",
     "checkpoint_every",
@@ -47,6 +49,8 @@ def parse(argv=None):
         flags.run_dir = time.strftime("runs/%Y%m%d-%H%M%S")
     if flags.ema_decay is None and flags.ema_horizon is None:
         flags.ema_decay = [Decay(DEFAULT_DECAY)]
+    if "seeds" in flags and flags.strategy == "multiworker":
+        parser.error("argument --seeds: with --strategy multiworker train one --seed after the other")
     for name in ("ema_decay", "ema_horizon", "ema_batch_stats", "ema_power", "seeds"):
         values = getattr(flags, name, None) or []
         if len(set(values)) < len(values):

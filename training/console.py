@@ -54,9 +54,10 @@ class Progress:
     Args:
       settings: training.settings.Settings.
       step: the number of steps done before.
+      shown: whether there is a bar on a terminal.
     """
 
-    def __init__(self, settings, step):
+    def __init__(self, settings, step, shown=True):
         self.settings, self.step = settings, step
         self.batch_size = settings.flags.batch_size
         self.bar = tqdm.tqdm(
@@ -64,7 +65,7 @@ class Progress:
             initial=step * self.batch_size,
             unit=" images",
             unit_scale=True,
-            disable=not sys.stderr.isatty(),
+            disable=not (shown and sys.stderr.isatty()),
         )
         self.started, self.first_step = time.monotonic(), step
         self.said_at, self.losses, self.steps = self.started, 0.0, 0  # since the last line

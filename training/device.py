@@ -116,7 +116,12 @@ def choose_xla(xla, device):
 
 
 def session():
-    """A session on the default graph: all cores inside one operation at a time, GPU memory taken as it is needed.
+    """A session on the default graph."""
+    return tf.Session(config=session_config())
+
+
+def session_config():
+    """All cores inside one operation at a time, GPU memory taken as it is needed.
 
     The convolutions use every core by themselves; two operations at once only fight over the cache.
     """
@@ -127,4 +132,4 @@ def session():
         allow_soft_placement=True,
     )
     config.gpu_options.allow_growth = True
-    return tf.Session(config=config)
+    return config

@@ -228,6 +228,14 @@ def _add_system(group):
     )
     add("--device", choices=["auto", "cpu", "gpu"], default="auto", help="device; auto takes a GPU if there is one")
     add(
+        "--strategy",
+        choices=["none", "mirrored", "multiworker"],
+        default="none",
+        help="data-parallel training; mirrored: on all GPUs of this machine, or on --devices CPUs; multiworker: on "
+        "those of every worker in the environment variable TF_CONFIG",
+    )
+    add("--devices", metavar="N", type=count, help="devices of this machine that --strategy uses (default: all GPUs)")
+    add(
         "--precision",
         choices=["auto", "float32", "bfloat16"],
         default="auto",

@@ -77,7 +77,7 @@ def resolve(flags, device, train_size, begun=None):
             if begun
             else choose_precision(flags.precision, device, max(1, round(WIDEST * flags.width)))
         ),
-        xla=choose_xla(flags.xla, device),
+        xla=flags.strategy == "none" and choose_xla(flags.xla, device),
         steps_per_run=flags.steps_per_run or STEPS_PER_RUN[device.kind],
         epoch_steps=epoch_steps,
         decays=tuple(decays),

@@ -39,11 +39,16 @@ def captured_stderr():
                 print(*captured, sep="\n", file=sys.stderr)
 
 
-def import_tensorflow():
+def import_tensorflow(silent=False):
     """Imports TensorFlow without what it writes meanwhile; Ctrl-C ends the process at once, in one sentence.
 
     A KeyboardInterrupt amid the start of native modules may come out of them as some other error.
+
+    Args:
+      silent: whether TensorFlow's native code is to write of fatal errors alone from now on.
     """
+    if silent:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     terminal = os.dup(2)
 
     def end(*_):

@@ -15,6 +15,7 @@ from training.log import log
 from training.metrics import Metrics
 from training.plots import draw_curves
 from training.stderr import captured_stderr
+from training.strategy import Saver
 
 
 class Trainer:
@@ -30,10 +31,12 @@ class Trainer:
       stop: signals.Stop.
     """
 
+    shows_progress = True
+
     def __init__(self, settings, dataset, graph, feeds, directory, session, stop):
         self.settings, self.flags, self.dataset, self.graph = settings, settings.flags, dataset, graph
         self.directory, self.session, self.stop = directory, session, stop
-        self.saver = tf.train.Saver(tf.global_variables(), max_to_keep=None)
+        self.saver = Saver()
         with captured_stderr():
             session.run([tf.global_variables_initializer(), tf.local_variables_initializer()], feeds)
         state = directory.restore(self.saver, session) or {}
@@ -51,24 +54,26 @@ class Trainer:
         Raises:
           UserError: a signal or a failure to write ended the run early; the message says how to go on.
         """
-        path = self.directory.path
-        self.directory.begin({"flags": saved_flags(self.flags)} | self.settings.resolved(), self.step)
         try:
-            self.metrics = Metrics(path, self.evaluated)
+            self.begin()
             self.run()
             self.finish()
         except OSError as error:
             raise UserError(
-                f"{error.filename or path} could not be written ({error.strerror}): make room, then continue with: "
-                f"{self.directory.resume_command}"
+                f"{error.filename or self.directory.path} could not be written ({error.strerror}): make room, then "
+                f"continue with: {self.directory.resume_command}"
             ) from None
+
+    def begin(self):
+        self.directory.begin({"flags": saved_flags(self.flags)} | self.settings.resolved(), self.step)
+        self.metrics = Metrics(self.directory.path, self.evaluated)
 
     def run(self):
         settings = self.settings
         resumed = f", resumed at step {self.step}" if self.directory.resume else ""
         for line in console.preamble(settings, self.dataset.source, self.graph, f"{self.directory.path}{resumed}"):
             log.info(line)
-        with console.Progress(settings, self.step) as progress:
+        with console.Progress(settings, self.step, self.shows_progress) as progress:
             self.session.run(self.graph.shuffle)
             while True:
                 if self.evaluation_is_due():
@@ -187,6 +192,10 @@ class Trainer:
             self.session.run(tested.recompute)
         return self.session.run(tested.logits)
 
+    def last_predictions(self):
+        """Test logits of every classifier, by label as text."""
+        return self.predictions or {str(label): self.predict(label)["test"] for label in self.graph.tested}
+
     def save(self, *new_rows):
         """Saves a checkpoint, with the rows of every evaluation so far and of `new_rows`."""
         state = {
@@ -211,8 +220,7 @@ class Trainer:
         """summary.json, predictions.npz, curves.png and the last lines of the log."""
         path, last = self.directory.path, self.metrics.rows[-1]
         primary = self.settings.primary
-        predictions = self.predictions or {str(label): self.predict(label)["test"] for label in self.graph.tested}
-        write_arrays(path / "predictions.npz", {"labels": self.dataset.test.labels} | predictions)
+        write_arrays(path / "predictions.npz", {"labels": self.dataset.test.labels} | self.last_predictions())
         summary = {
             **last,
             "gain": last["ema_accuracy"] - last["classifiers"][str(primary.baseline)],

@@ -1,0 +1,87 @@
+"""results/experiments.py: which runs are made, from what, and that train.py takes their flags."""
+
+import json
+import runpy
+import shlex
+
+import pytest
+from support.commands import ROOT
+
+from training import config
+
+MODULE = runpy.run_path(str(ROOT / "results" / "experiments.py"))
+Run, Experiment = MODULE["Run"], MODULE["Experiment"]
+RUNS = [(name, run) for name, experiment in MODULE["EXPERIMENTS"].items() for run in experiment.runs]
+
+
+@pytest.mark.parametrize(("name", "run"), RUNS, ids=[f"{name}/{run.name}" for name, run in RUNS])
+def test_train_takes_the_flags_of_every_run(name, run):
+    trunk = next((one for other, one in RUNS if f"{other}/{one.name}" == run.trunk), None)
+    assert bool(trunk) == bool(run.trunk)
+    flags = config.parse(shlex.split(f"{trunk.flags if trunk else ''} {run.flags}"))
+    assert flags.dataset == "cifar10"
+    if trunk:
+        assert flags.epochs > config.parse(shlex.split(trunk.flags)).epochs
+
+
+@pytest.fixture
+def experiments(tmp_path):
+    """experiments.py with two experiments of one seed that share a trunk, and what it calls written down."""
+    module = runpy.run_path(str(ROOT / "results" / "experiments.py"))
+    names = module["main"].__globals__
+    names["ROOT"] = tmp_path
+    names["EXPERIMENTS"] = {
+        "gain": Experiment(
+            "", (Run("trunk-0", "--epochs 2", kept=False), Run("seed-0", "--epochs 3", trunk="gain/trunk-0"))
+        ),
+        "cooldown": Experiment("", (Run("seed-0", "--epochs 3 --lr_cooldown 1", trunk="gain/trunk-0"),)),
+    }
+    names["called"] = []
+
+    def call(script, *arguments):
+        names["called"].append(shlex.join(map(str, arguments)).replace(f"{tmp_path}/", ""))
+        path = arguments[arguments.index("--run_dir") + 1]
+        path.mkdir(parents=True, exist_ok=True)
+        epoch = int(arguments[arguments.index("--epochs") + 1])
+        (path / "summary.json").write_text(json.dumps({"epoch": epoch}))
+        (path / "config.json").write_text(json.dumps({"flags": {}}))
+
+    names["call"] = call
+    return names
+
+
+def make(experiments, *names):
+    experiments["called"].clear()
+    experiments["main"](["--run", *names, "--runs", str(experiments["ROOT"] / "runs")])
+    return experiments["called"]
+
+
+def test_runs_continue_copies_of_their_trunk_and_are_kept(experiments):
+    assert make(experiments) == [
+        "--run_dir runs/gain/trunk-0 --epochs 2",
+        "--resume --run_dir runs/gain/seed-0 --epochs 3",
+        "--resume --run_dir runs/cooldown/seed-0 --epochs 3 --lr_cooldown 1",
+    ]
+    kept = [str(path.relative_to(experiments["ROOT"])) for path in experiments["ROOT"].glob("results/*/*")]
+    assert sorted(kept) == ["results/cooldown/seed-0", "results/gain/seed-0"]
+    assert make(experiments) == []
+
+
+def test_a_trunk_is_made_again_only_for_a_run_that_is_still_missing(experiments):
+    make(experiments)
+    runs, kept = experiments["ROOT"] / "runs", experiments["ROOT"] / "results"
+    runs.rename(experiments["ROOT"] / "elsewhere")
+    assert make(experiments) == []
+    (kept / "cooldown" / "seed-0" / "summary.json").unlink()
+    assert make(experiments) == [
+        "--run_dir runs/gain/trunk-0 --epochs 2",
+        "--resume --run_dir runs/cooldown/seed-0 --epochs 3 --lr_cooldown 1",
+    ]
+
+
+def test_a_copy_of_a_trunk_that_was_not_continued_goes_on(experiments):
+    make(experiments, "gain")
+    path = experiments["ROOT"] / "runs" / "gain" / "seed-0"
+    (path / "summary.json").write_text(json.dumps({"epoch": 2}))
+    (experiments["ROOT"] / "results" / "gain" / "seed-0" / "summary.json").unlink()
+    assert make(experiments, "gain") == ["--resume --run_dir runs/gain/seed-0 --epochs 3"]

@@ -1,0 +1,268 @@
+"""Where a run's replicas are: --strategy resolved into one device, the devices of this process, or several processes.
+
+What the three differ in, for `main` of train.py: the device that the log names, the scope that the graph is built in,
+the session, and who writes the run directory. What several replicas are to the graph is in training.strategy.
+"""
+
+import contextlib
+import hashlib
+import json
+import time
+
+import tensorflow as tf2
+import tensorflow.compat.v1 as tf
+
+from training import cluster, device, signals, strategy
+from training.errors import UserError
+from training.log import log
+from training.run_directory import RunDirectory
+from training.stderr import captured_stderr
+from training.trainer import Trainer
+
+SAME_EVERYWHERE = 8  # bytes of a digest that the workers compare
+APART = (  # what a session fails with when another worker is gone
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.InternalError,
+)
+HERE = {"run_dir", "data_dir", "device"}  # flags that may differ between workers
+
+
+def choose(flags):
+    """Resolves --strategy and --devices, checks the run directory and, with several workers, waits for them.
+
+    Returns:
+      OneDevice, Mirrored or Workers.
+
+    Raises:
+      UserError: the flags, TF_CONFIG or the devices do not go together, or a worker cannot be reached.
+    """
+    if flags.strategy == "none":
+        if flags.devices and not flags.resume:  # one that is resumed has those of its replicas before
+            raise UserError("--devices is for several replicas: say --strategy mirrored or multiworker too", 2)
+        return OneDevice(flags, device.choose(flags.device))
+    if flags.xla == "on":
+        raise UserError(f"--xla on is for one device: with --strategy {flags.strategy} say --xla auto", 2)
+    task = cluster.read() if flags.strategy == "multiworker" else None
+    chosen = device.choose(flags.device)
+    devices = _local_devices(flags, chosen, task)
+    count = len(devices) * (len(task.workers) if task else 1)
+    if flags.batch_size % count:
+        raise UserError(
+            f"--batch_size {flags.batch_size} cannot be split over {count} replicas: ask for "
+            f"{max(1, round(flags.batch_size / count)) * count}",
+            2,
+        )
+    if count == 1:
+        return OneDevice(flags, chosen)
+    return Workers(flags, chosen, devices, task) if task else Mirrored(flags, chosen, devices)
+
+
+def _local_devices(flags, chosen, task):
+    """The names of the devices that this process has replicas on."""
+    if chosen.kind == "cpu":
+        count = flags.devices or 1
+        if task and count > 1:
+            raise UserError(
+                "--devices: on CPUs a worker is one replica: start more workers, each with its TF_CONFIG", 2
+            )
+    else:
+        gpus = tf2.config.list_physical_devices("GPU")
+        count = flags.devices or len(gpus)
+        if count > len(gpus):
+            raise UserError(f"--devices {count} is more than the {len(gpus)} GPUs that TensorFlow sees", 2)
+        with contextlib.suppress(RuntimeError):  # they are in use already: the names alone choose
+            tf2.config.set_visible_devices(gpus[:count], "GPU")
+    return [f"{chosen.kind.upper()}:{index}" for index in range(count)]
+
+
+class OneDevice:
+    """A run on one device, and what the others are made from."""
+
+    def __init__(self, flags, chosen):
+        self.device, self.directory = chosen, RunDirectory(flags.run_dir, flags.resume)
+
+    def scope(self):
+        """What the graph is built in."""
+        return contextlib.nullcontext()
+
+    def session(self):
+        """The session that the run is trained in, a context manager."""
+        return device.session()
+
+    def trainer(self, *args):
+        """The Trainer of these arguments."""
+        return Trainer(*args)
+
+
+class Mirrored(OneDevice):
+    """A replica on each of several devices of this process."""
+
+    def __init__(self, flags, chosen, devices):
+        super().__init__(flags, _described(chosen, f"{len(devices)} replicas on {', '.join(devices)}"))
+        self.devices = devices
+
+    @contextlib.contextmanager
+    def scope(self):
+        with captured_stderr():
+            self.strategy = tf.distribute.MirroredStrategy([f"/{name}" for name in self.devices])
+        with self.strategy.scope(), tf.variable_creator_scope(strategy.local_once):
+            yield
+
+    def session(self):
+        config = device.session_config()
+        if self.device.kind == "cpu":
+            config.device_count["CPU"] = len(self.devices)
+        config.inter_op_parallelism_threads = len(self.devices)
+        return tf.Session(config=config)
+
+
+class Workers(OneDevice):
+    """A replica on each device of several processes, of which this is one; the first is the chief."""
+
+    def __init__(self, flags, chosen, devices, task):
+        self.flags, self.task = flags, task
+        count = len(devices) * len(task.workers)
+        first, *others = (address for _, address in task.workers)
+        where = f"{first} and {others[0] if len(others) == 1 else f'{len(others)} more workers'}"
+        # A measurement may come out otherwise on another worker: on CPUs --precision auto is float32.
+        alike = chosen._replace(has_bfloat16=chosen.has_bfloat16 and chosen.kind == "gpu")
+        self.device = _described(alike, f"{count} replicas on {', '.join(devices)} of {where}")
+        self.directory = (RunDirectory if task.chief else ReadDirectory)(flags.run_dir, flags.resume)
+        with captured_stderr():
+            self.strategy = tf.distribute.experimental.MultiWorkerMirroredStrategy()
+            try:
+                self.server = tf.train.Server(task.cluster, task.job, task.index, config=self._config())
+            except tf.errors.OpError:
+                address = dict(task.workers)[task.name]
+                raise UserError(
+                    f"TF_CONFIG says that this is {task.name} at {address}, but that port cannot be listened on: "
+                    "end what uses it, or choose another in TF_CONFIG on every worker"
+                ) from None
+        cluster.wait_for(task.others)
+        self.watchdog = cluster.Watchdog(task.others, flags.run_dir, self.directory.resume_command)
+
+    def _config(self):
+        config = device.session_config()
+        config.inter_op_parallelism_threads, config.use_per_session_threads = 0, False  # a server refuses the latter
+        return self.strategy.update_config_proto(config)
+
+    @contextlib.contextmanager
+    def scope(self):
+        with self.strategy.scope(), tf.variable_creator_scope(strategy.local_once):
+            # First of all, while the graphs of all workers are the same whatever their flags.
+            self.said = tf.placeholder(tf.float32, [len(signals.NAMES) + SAME_EVERYWHERE])
+            heard = self.strategy.run(lambda: strategy.all_reduce(strategy.MEAN, [tf.identity(self.said)])[0])
+            self.heard = self.strategy.experimental_local_results(heard)[0]
+            yield
+
+    @contextlib.contextmanager
+    def session(self):
+        with tf.Session(self.server.target, config=self._config()) as self._session:
+            try:
+                yield self._session
+            except APART as error:
+                time.sleep(cluster.NOTICED)  # the watchdog ends this process meanwhile where it can say who is gone
+                reason = next(line for line in error.message.splitlines() if line and not line.endswith("error:"))
+                raise UserError(self.watchdog.sentence(f"the workers lost each other ({reason})")) from None
+            with contextlib.suppress(tf.errors.OpError):  # all is done: a worker that ended a moment sooner is no loss
+                self.agree()
+            self.watchdog.off.set()
+
+    def agree(self, signal=None, same=bytes(SAME_EVERYWHERE)):
+        """Tells the other workers of a signal, waits for them, and returns that of any of them, or None.
+
+        Raises:
+          ValueError: `same` is not the same on all workers.
+        """
+        said = [*(float(signal == number) for number in signals.NAMES), *same]
+        heard = self._session.run(self.heard, {self.said: said})
+        if list(heard[len(signals.NAMES) :]) != list(same):
+            raise ValueError
+        return next((number for number, share in zip(signals.NAMES, heard, strict=False) if share > 0), None)
+
+    def trainer(self, settings, dataset, graph, feeds, directory, session, stop):
+        values = vars(settings.flags) | settings.resolved()
+        values |= {"epoch_steps": settings.epoch_steps, "tensorflow": tf.__version__}
+        self._check_same(
+            {name: value for name, value in values.items() if name not in HERE},
+            "was started with other flags, data or versions: start all with the same command, data and versions",
+        )
+        arguments = settings, dataset, graph, feeds, directory, session, AgreedStop(self, stop)
+        trainer = Trainer(*arguments) if self.task.chief else Follower(*arguments)
+        self._check_same(
+            trainer.step,
+            f"resumed from another step (here {trainer.step}): {directory.path} has to be one directory for all",
+        )
+        return trainer
+
+    def _check_same(self, what, otherwise):
+        digest = hashlib.sha256(json.dumps(what, default=str, sort_keys=True).encode()).digest()[:SAME_EVERYWHERE]
+        try:
+            self.agree(same=digest)
+        except ValueError:
+            self.watchdog.off.set()
+            raise UserError(f"one of the workers {otherwise}", 2) from None
+
+
+def _described(chosen, replicas):
+    return chosen._replace(description=f"{replicas}: {chosen.description}")
+
+
+class AgreedStop:
+    """A signals.Stop of all workers together: a signal to one of them stops all, at the same step."""
+
+    def __init__(self, workers, own):
+        self.workers, self.own, self.agreed = workers, own, None
+
+    @property
+    def signal(self):
+        """Asked at the same moments by all workers, because they wait for each other here."""
+        if self.agreed is None:
+            self.agreed = self.workers.agree(self.own.signal)
+            if self.agreed is not None:
+                self.workers.watchdog.off.set()  # one may end sooner than another
+        return self.agreed
+
+
+class ReadDirectory(RunDirectory):
+    """The directory of a run that another process, the chief, writes."""
+
+    def check(self):
+        if self.resume:
+            super().check()
+
+    def enter(self):
+        log.disabled = True  # the chief says it all
+
+    def begin(self, config, step):
+        pass
+
+    def save_snapshot(self, step, arrays):
+        pass
+
+
+class Follower(Trainer):
+    """Trains and evaluates in step with the chief, and writes nothing."""
+
+    shows_progress = False
+
+    def begin(self):
+        self.directory.begin({}, self.step)
+        self.metrics = Rows(self.evaluated)
+
+    def save(self, *new_rows):
+        self.saved_step = self.step
+
+    def finish(self):
+        self.last_predictions()
+
+
+class Rows:
+    """metrics.Metrics without files."""
+
+    def __init__(self, rows):
+        self.rows = list(rows)
+        self.append = self.rows.append
