@@ -11,6 +11,7 @@ import argparse
 import difflib
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -279,6 +280,12 @@ def precision():
     return markdown(["precision", "seed", "`raw`", "`raw/recomputed`"], sorted(body), left=2)
 
 
+def speed():
+    """One row for each processor that benchmarks/bench.py was run on."""
+    command = [sys.executable, str(ROOT / "benchmarks" / "tables.py")]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
 BLOCKS = {
     function.__name__: function
     for function in (
@@ -294,6 +301,7 @@ BLOCKS = {
         starts,
         first_epochs,
         precision,
+        speed,
     )
 }
 

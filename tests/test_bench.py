@@ -596,6 +596,19 @@ def test_the_parts_of_the_start_make_up_the_whole(tiny_cifar10):
 
 
 @pytest.mark.slow
+def test_the_profile_of_a_step_is_by_kind_of_operation():
+    flags = shlex.split("--width=0.05 --batch_size=8 --train_size=64 --test_size=8 --device=cpu --precision=float32")
+    command = [sys.executable, BENCHMARKS / "step_profile.py", *flags]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert process.returncode == 0, process.stderr
+    about, _, _, *rows = process.stdout.splitlines()
+    assert about.endswith("; float32; a step of 8 images")
+    shares = {name: float(share.rstrip("%")) for *name, _, share in map(str.split, rows) for name in [" ".join(name)]}
+    assert {"Conv2D", "Conv2DBackpropFilter", "Conv2DBackpropInput"} <= shares.keys()
+    assert shares.pop("all") == 100 == pytest.approx(sum(shares.values()), abs=2)
+
+
+@pytest.mark.slow
 def test_driver_end_to_end(tmp_path):
     output = tmp_path / "results" / "bench.json"
     names = ["ours-float32", "ours-bfloat16", "torch-float32", "habit", "ceiling-float32", "averages", "evaluation"]

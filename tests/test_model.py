@@ -392,6 +392,19 @@ def test_classifier_drops_out_twice_in_training_and_never_at_test_time(session, 
     assert applied == [(shape, phase, 0.3) for phase in (True, False) for shape in shapes]
 
 
+def test_each_dropout_draws_a_mask_of_its_own(session, initialised, images, monkeypatch):
+    drop, masks = model.dropout, []
+
+    def spy(x, phase, rate, seed):
+        masks.append(drop(tf.ones([64, 64]), phase, rate, seed))
+        return x
+
+    monkeypatch.setattr(model, "dropout", spy)
+    small(images, phase=True, seed=tf.constant([1, 2]))
+    first, second = (mask > 0 for mask in session.run(masks))
+    assert (first == second).mean() == pytest.approx(0.5, abs=0.05)
+
+
 @pytest.mark.parametrize(("width", "channels"), [(0.05, (5, 10, 10)), (0.5, (48, 96, 96)), (0.001, (1, 1, 1))])
 def test_width_multiplies_the_channels_and_leaves_at_least_one(session, width, channels):
     model.classifier(tf.zeros([1, 32, 32, 3]), phase=False, width=width)
