@@ -221,6 +221,26 @@ def test_warmup_rules_up_to_the_step_that_the_log_names(decay):
     assert step == 1 or warm(step - 1) < decay
 
 
+@pytest.mark.parametrize(
+    ("decay", "start", "every", "steps", "said", "warned"),
+    [
+        ("0.998", "initial", 1, 15620, "horizon 500 steps = 0.64 epochs; 0.0% of", []),
+        ("0.998", "initial", 1, 781, "0.64 epochs; 20.9% of", ["decay 0.998 is long for 781 steps"]),
+        ("0.998", "initial", 4, 781, "21.0% of", ["decay 0.998 is long for 781 steps"]),  # 0.998^4 every fourth step
+        ("0.998", "unbiased", 1, 781, "; 0.0% of", []),
+        ("0.9998", "warmup", 1, 44_990, "horizon 5000 steps = 6.4 epochs; 0.0% of", []),
+        ("0.9998", "warmup", 1, 44_989, "", ["decay 0.9998 would rule from step 44,990 on"]),
+        ("0.9998", "unbiased", 1, 44_989, "", []),
+    ],
+)
+def test_the_log_says_what_a_decay_means_for_a_run(decay, start, every, steps, said, warned):
+    with tf.Graph().as_default():
+        line, *warnings = ema.MovingAverages([decay], start, every).describe(steps, 781)
+    assert line.startswith(f"ema        decay {decay}, start {start}: ") and said in line
+    assert len(warnings) == len(warned)
+    assert all(warning.startswith(f"warning: {words}") for warning, words in zip(warnings, warned, strict=True))
+
+
 @given(width=st.floats(0.01, 0.27))
 def test_gamma_gives_the_asked_relative_width(width):
     gamma = ema.power_gamma(width)
