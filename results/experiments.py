@@ -19,6 +19,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from analysis.series import run_to_end  # noqa: E402
+
 KEPT = ("config.json", "metrics.jsonl", "summary.json", "train.log", "posthoc.json")
 
 
@@ -52,7 +56,8 @@ BEST = "--augment --label_smoothing 0.1 --lr_cooldown 10 --ema_start unbiased --
 EXPERIMENTS = {
     "guide": Experiment(
         "what `python train.py` alone gives: width 1, 20 epochs, the guide's settings; a second seed with all averages",
-        (Run("seed-0", "--epochs 20"), Run("averages", f"{AVERAGES} --epochs 20 --seed 1", after=POSTHOC)),
+        (Run("seed-0", "--epochs 20", after=TABLE), Run("averages", f"{AVERAGES} --epochs 20 --seed 1", after=POSTHOC)),
+        report=True,
     ),
     "gain": Experiment(
         "the gain of EMA over whole runs at a constant learning rate, by decay, epoch and post-hoc width",
@@ -107,7 +112,8 @@ def main(argv=None):
         parser.error(f"{unknown[0]!r} is not an experiment: choose from {', '.join(EXPERIMENTS)}")
     for name in chosen or EXPERIMENTS:
         for run in EXPERIMENTS[name].runs if args.run is not None else ():
-            train(args.runs, name, run)
+            if is_wanted(name, run):
+                train(args.runs, name, run)
         collect(args.runs, name)
 
 
@@ -151,15 +157,25 @@ def commands(runs, name, run):
 
 
 def train(runs, name, run):
-    """Trains a run to its end, unless it is there; a run that was cut off is continued."""
+    """Trains a run to its end, and first its trunk, unless it is there; a run that was cut off is continued."""
     path = directory(runs, name, run)
-    if not is_wanted(name, run) or ((path / "summary.json").exists() and not is_only_copied(path, run)):
+    if (path / "summary.json").exists() and not is_only_copied(path, run):
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     if run.trunk and not path.exists():
-        shutil.copytree(runs / run.trunk, path)
+        other, _, trunk = run.trunk.partition("/")
+        train(runs, other, next(one for one in EXPERIMENTS[other].runs if one.name == trunk))
+        copy(runs / run.trunk, path)
     resume = ["--resume"] if (path / "config.json").exists() else []
     call("train.py", *resume, "--run_dir", path, *shlex.split(run.flags))
+
+
+def copy(source, target):
+    """Copies a directory beside first: what bears the name of `target` is whole."""
+    beside = target.with_name(f".{target.name}.new")
+    shutil.rmtree(beside, ignore_errors=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(source, beside)
+    beside.rename(target)
 
 
 def is_only_copied(path, run):
@@ -169,9 +185,11 @@ def is_only_copied(path, run):
 
 
 def call(script, *arguments):
+    """Runs one of the scripts to its end, and ends with its status where that is not 0; Ctrl-C lets it save first."""
     command = [sys.executable, str(ROOT / script), *map(str, arguments)]
     print(shlex.join(command), flush=True)
-    subprocess.run(command, check=True)
+    if status := run_to_end(command):
+        sys.exit(status)
 
 
 def read_json(path):
@@ -228,20 +246,22 @@ def shortened(text, path):
 
 
 def make_report(runs, name):
-    """results/<name>/report/: report.json and the figures, over the runs of an experiment and of those beside it."""
+    """results/<name>/report/: report.json and the figures, over the runs of an experiment and of those beside it.
+
+    It needs their predictions, which are not kept: where a run is only in results/, the report is left as it is.
+    """
     experiment = EXPERIMENTS[name]
-    found = [
-        directory(runs, one, run)
-        for one in (name, *experiment.beside)
-        for run in EXPERIMENTS[one].runs
-        if run.kept and (directory(runs, one, run) / "summary.json").exists()
-    ]
-    if not found:
-        return
-    output = ROOT / "results" / name / "report"
-    call("report.py", *found, "--output", output)
-    for file in [*output.glob("*.svg"), output / "report.html"]:  # large, and made again by the same command
-        file.unlink()
+    both = [(one, run) for one in (name, *experiment.beside) for run in EXPERIMENTS[one].runs if run.kept]
+    found = {one: path for one in both if ((path := directory(runs, *one)) / "summary.json").exists()}
+    absent = [str(directory(runs, *one)) for one in both if is_collected(*one) and one not in found]
+    if absent:
+        print(f"{name}: the report is left as it is, a new one would lack {', '.join(absent)}, which is not there")
+    elif found:
+        output = ROOT / "results" / name / "report"
+        shutil.rmtree(output, ignore_errors=True)
+        call("report.py", *found.values(), "--output", output)
+        for file in [*output.glob("*.svg"), output / "report.html"]:  # large, and made again by the same command
+            file.unlink()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,10 @@
 import json
 import runpy
 import shlex
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 from support.commands import ROOT
@@ -40,6 +44,10 @@ def experiments(tmp_path):
 
     def call(script, *arguments):
         names["called"].append(shlex.join(map(str, arguments)).replace(f"{tmp_path}/", ""))
+        if script == "report.py":
+            (tmp_path / "results" / "gain" / "report").mkdir(parents=True)
+            (tmp_path / "results" / "gain" / "report" / "report.html").touch()
+            return
         path = arguments[arguments.index("--run_dir") + 1]
         path.mkdir(parents=True, exist_ok=True)
         epoch = int(arguments[arguments.index("--epochs") + 1])
@@ -77,6 +85,70 @@ def test_a_trunk_is_made_again_only_for_a_run_that_is_still_missing(experiments)
         "--run_dir runs/gain/trunk-0 --epochs 2",
         "--resume --run_dir runs/cooldown/seed-0 --epochs 3 --lr_cooldown 1",
     ]
+
+
+def test_a_run_whose_trunk_is_missing_makes_it_first(experiments):
+    assert make(experiments, "cooldown") == [
+        "--run_dir runs/gain/trunk-0 --epochs 2",
+        "--resume --run_dir runs/cooldown/seed-0 --epochs 3 --lr_cooldown 1",
+    ]
+
+
+def test_a_copy_that_was_cut_off_is_made_again(experiments, monkeypatch):
+    make(experiments, "gain")
+
+    def cut_off(source, target):
+        target.mkdir()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(experiments["shutil"], "copytree", cut_off)
+        make(experiments, "cooldown")
+    assert make(experiments, "cooldown") == ["--resume --run_dir runs/cooldown/seed-0 --epochs 3 --lr_cooldown 1"]
+
+
+def test_a_report_is_made_over_all_runs_or_left_as_it_is(experiments, capsys):
+    gain = experiments["EXPERIMENTS"]["gain"]._replace(report=True, beside=("cooldown",))
+    experiments["EXPERIMENTS"]["gain"] = gain
+    make(experiments, "cooldown")
+    assert make(experiments, "gain")[-1] == "runs/gain/seed-0 runs/cooldown/seed-0 --output results/gain/report"
+    (experiments["ROOT"] / "runs" / "cooldown").rename(experiments["ROOT"] / "elsewhere")
+    assert make(experiments, "gain") == []
+    assert "the report is left as it is" in capsys.readouterr().out
+    assert (experiments["ROOT"] / "results" / "gain" / "report").is_dir()
+
+
+def test_ctrl_c_lets_the_run_save_first(tmp_path):
+    """The run is a stand-in that takes a second to save; a status other than 0 ends everything with it."""
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import pathlib, signal, sys, time\n"
+        "def save(*_):\n"
+        "    time.sleep(1)\n"
+        "    pathlib.Path(sys.argv[1]).write_text('saved')\n"
+        "    sys.exit(130)\n"
+        "signal.signal(signal.SIGINT, save)\n"
+        "pathlib.Path(sys.argv[2]).touch()\n"
+        "time.sleep(60)\n"
+    )
+    saved, begun = tmp_path / "saved", tmp_path / "begun"
+    program = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'results')!r}); import experiments, pathlib; "
+        f"experiments.ROOT = pathlib.Path({str(tmp_path)!r}); experiments.call('train.py', *sys.argv[1:])"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, saved, begun], stderr=subprocess.PIPE, preexec_fn=heed_ctrl_c
+    )
+    while not begun.exists():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert (process.returncode, saved.read_text(), stderr) == (130, "saved", b"")
+
+
+def heed_ctrl_c():
+    """A process started in the background of a shell ignores Ctrl-C; a test under nohup would hand that down."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def test_a_copy_of_a_trunk_that_was_not_continued_goes_on(experiments):
