@@ -75,7 +75,7 @@ def load_for(flags):
     if not flags.label_noise:
         return dataset
     noisy = replace_labels(dataset.train.labels, flags.label_noise, flags.seed)
-    source = f"{dataset.source}; {flags.label_noise:.0%} of the training labels are wrong"
+    source = f"{dataset.source}; {100 * flags.label_noise:g}% of the training labels are wrong"
     return dataset._replace(train=dataset.train._replace(labels=noisy), source=source)
 
 

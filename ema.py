@@ -126,8 +126,9 @@ def initial_share(decay, start, updates):
         return 0.0 if updates else 1.0
     if start == "initial":
         return decay**updates
-    t = np.arange(1, updates + 1)
-    return float(np.prod(np.minimum(decay, (1 + t) / (10 + t))))
+    until = min(updates, warmup_steps(decay), 10**5)  # the share falls like t^-9: after so many it is none
+    t = np.arange(1, until + 1)
+    return float(np.prod(np.minimum(decay, (1 + t) / (10 + t)))) * decay ** (updates - until)
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from training.labels import Label
 from training.options import build_parser
 
 # Beside the seed: how often a run was evaluated changes none of its numbers.
-NOT_SHAPING = (MAY_CHANGE | {"seed", "seeds"}) - {"lr_cooldown"}
+NOT_SHAPING = (MAY_CHANGE | {"seed", "seeds"}) - {"lr_cooldown", "strategy", "devices"}
 
 
 class Group(NamedTuple):

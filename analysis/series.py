@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from training import signals
+from training.config import UNBEGUN, load_flags
 from training.errors import UserError
 from training.options import as_argv
 
@@ -30,7 +31,7 @@ def main(flags):
     seeds = list(map(str, flags.seeds))
     for seed in flags.seeds:
         directory = path / f"seed-{seed}"
-        if is_finished(directory, flags.epochs):
+        if is_finished(directory, flags):
             print(f"{directory} is finished", flush=True)
             continue
         status = run_to_end(command(flags, seed, directory))
@@ -48,15 +49,21 @@ def main(flags):
 def check_directory(path, resume):
     if (path / "config.json").exists():
         raise UserError(f"{path} holds a single run: choose another --run_dir for --seeds")
-    if not resume and path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if not resume and path.exists() and not (path.is_dir() and is_unbegun(path)):
         raise UserError(f"{path} exists already: continue it with --resume, or choose another --run_dir")
 
 
-def is_finished(directory, epochs):
-    """Whether the run has been trained to at least so many epochs; damage is for the run itself to find."""
+def is_unbegun(path):
+    """Whether there is no more in it than a series leaves that is killed before its first run has begun."""
+    return all(file.name in UNBEGUN for file in path.rglob("*") if not file.is_dir())
+
+
+def is_finished(directory, flags):
+    """Whether the run has been trained as `flags` want it; damage, and what it cannot become, is for itself to find."""
     try:
-        return json.loads((directory / "summary.json").read_text())["epoch"] >= epochs
-    except (OSError, ValueError, KeyError, TypeError):
+        trained = json.loads((directory / "summary.json").read_text())["epoch"] >= flags.epochs
+        return trained and load_flags(directory).lr_cooldown == flags.lr_cooldown
+    except (OSError, ValueError, KeyError, TypeError, UserError):
         return False
 
 

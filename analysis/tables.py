@@ -54,7 +54,7 @@ def beyond_table(group, beyond):
     rows = []
     for key, measure in beyond.measures.items():
         name, scale, digits = MEASURES[key]
-        means = [f"{scale * value:.{digits}f}" for value in (measure.baseline, measure.ema)]
+        means = [shown(scale * value, digits=digits) for value in (measure.baseline, measure.ema)]
         half = None if measure.half is None else scale * measure.half
         rows.append([name, *means, *estimate(scale * measure.difference, half, "+", digits)])
     caption = f"Beyond accuracy, after epoch {group.epochs[-1]}, {seeds(beyond.runs)}"
@@ -100,8 +100,13 @@ def _cells(fractions, sign=""):
 def estimate(mean, half, sign="", digits=2):
     """Mean and interval as text; half the interval's width is None where one seed says nothing of it."""
     if half is None:
-        return [f"{mean:{sign}.{digits}f}", "-"]
-    return [f"{mean:{sign}.{digits}f}", f"[{mean - half:{sign}.{digits}f}, {mean + half:{sign}.{digits}f}]"]
+        return [shown(mean, sign, digits), "-"]
+    return [shown(mean, sign, digits), f"[{shown(mean - half, sign, digits)}, {shown(mean + half, sign, digits)}]"]
+
+
+def shown(value, sign="", digits=2):
+    """A number as text; the same whatever the order of the sums that it comes of, on the edge between two as well."""
+    return f"{round(value, 9):{sign}.{digits}f}"
 
 
 def as_text(table):

@@ -83,8 +83,8 @@ EXPERIMENTS = {
     "starts": Experiment(
         "starts and batch statistics over the first epochs",
         tuple(
-            Run(f"{start}-seed{seed}", f"{STARTS} --ema_start {start} --seed {seed}")
-            for start in ("initial", "unbiased", "warmup")
+            Run(f"{start}-seed{seed}", f"{STARTS} --ema_start {start} {more} --seed {seed}".replace("  ", " "))
+            for start, more in (("initial", ""), ("unbiased", "--ema_power 0.05 0.1 0.15"), ("warmup", ""))
             for seed in SEEDS[:2]
         ),
     ),

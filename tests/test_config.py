@@ -68,7 +68,7 @@ def test_resume_may_change_what_does_not_shape_the_numbers(saved, argv):
         (["--learning_rate", "0.1"], "--learning_rate 0.001"),
         (["--ema_decay", "0.9"], "--ema_decay 0.998"),
         (["--dataset", "synthetic"], "--dataset cifar10"),
-        (["--augment"], "--augment"),
+        (["--augment"], "no --augment"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

@@ -1,5 +1,6 @@
 """What the log says: gains split into their two causes, and nothing wider than a terminal."""
 
+import math
 import types
 
 import pytest
@@ -77,6 +78,38 @@ def test_the_ending_names_the_fair_baseline():
     row = row_of([Label("raw"), Label("raw", None, "recomputed"), primary])
     done = console.ending(row | {"gain": 1 / 64, "baseline": "raw/recomputed"}, primary, "x")[-1]
     assert "raw 50.00%, raw/recomputed 51.56%, ema/0.9/recomputed 53.12%, gain +1.56 over raw/recomputed" in done
+
+
+def test_the_loss_of_a_minute_is_that_of_its_finite_steps(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
+    settings = types.SimpleNamespace(
+        total_steps=90, epoch_steps=9, flags=types.SimpleNamespace(batch_size=1, epochs=10)
+    )
+    progress = console.Progress(settings, 0)
+    clock[0] = 1.0
+    progress.update(5, math.nan)
+    assert "loss nan" in progress.line()
+    progress.update(5, 2.0)
+    assert "step 10 of 90: loss 2.0000" in progress.line()
+
+
+def test_the_data_are_told_in_lines_of_their_own(monkeypatch):
+    settings = types.SimpleNamespace(
+        device=types.SimpleNamespace(description="CPU"),
+        precision=types.SimpleNamespace(name="float32", reason=""),
+        flags=types.SimpleNamespace(width=1.0, dropout=0.5, epochs=1, batch_size=64, ema_power=None),
+        epoch_steps=9,
+        total_steps=9,
+        labels=[Label("raw")],
+    )
+    averages = types.SimpleNamespace(describe=lambda *_: [])
+    graph = types.SimpleNamespace(var_class=[], averages=averages)
+    lines = console.preamble(
+        settings, "CIFAR-10 from x, 9 images; the last 5 are held out; 40% are wrong", graph, "runs/x"
+    )
+    at = lines.index("data       CIFAR-10 from x, 9 images")
+    assert lines[at + 1 : at + 3] == ["           the last 5 are held out", "           40% are wrong"]
 
 
 def test_progress_is_a_line_of_the_log_a_minute_where_there_is_no_terminal(monkeypatch, caplog):

@@ -127,6 +127,12 @@ def test_label_noise_touches_the_training_labels_alone():
     np.testing.assert_array_equal(noisy.test.labels, clean.test.labels)
 
 
+@pytest.mark.parametrize(("share", "said"), [("0.4", "40%"), ("0.125", "12.5%"), ("0.005", "0.5%")])
+def test_the_share_of_wrong_labels_is_told_as_it_is(share, said):
+    dataset = data.load_for(config.parse([*TINY_RUN, "--label_noise", share]))
+    assert dataset.source.endswith(f"; {said} of the training labels are wrong")
+
+
 def test_no_more_is_loaded_to_evaluate_than_is_needed():
     """The images of recomputed statistics and of the test set, and those held out are those of training."""
     argv = [*TINY_RUN, "--recompute_size", "100"]

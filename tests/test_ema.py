@@ -214,6 +214,11 @@ def test_initial_share_is_the_product_of_the_decays(decay, start, updates):
     assert ema.initial_share(decay, start, updates) == pytest.approx(product, rel=1e-6, abs=1e-12)
 
 
+@pytest.mark.parametrize(("decay", "start"), [("0.998", "warmup"), ("0.9999998", "warmup")])
+def test_the_share_of_a_very_long_run_is_known_at_once(decay, start):
+    assert ema.initial_share(float(decay), start, 10**12) < 1e-30
+
+
 @given(decay=st.floats(0.2, 0.9999))
 def test_warmup_rules_up_to_the_step_that_the_log_names(decay):
     warm, step = oracle("warmup", decay), ema.warmup_steps(decay)

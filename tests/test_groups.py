@@ -37,6 +37,13 @@ def test_every_flag_of_an_experiment_separates_runs(tmp_path, flag):
     assert second.title.endswith(f"{flag[2:]} {value}")
 
 
+def test_replicas_shape_the_numbers(tmp_path):
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b", "--strategy", "mirrored", "--devices", 2)
+    write_run(tmp_path / "c", "--strategy", "mirrored", "--devices", 4)
+    assert len(groups_of(tmp_path / "a", tmp_path / "b", tmp_path / "c")) == 3
+
+
 def test_the_number_of_epochs_separates_runs_with_a_cooldown_only(tmp_path):
     write_run(tmp_path / "a", "--epochs", 5)
     write_run(tmp_path / "b", "--epochs", 6, "--seed", 1)

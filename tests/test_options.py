@@ -154,6 +154,12 @@ def test_a_decay_that_is_one_in_float32_is_refused():
     assert parse(["--ema_decay", "0.9999999"]).ema_decay == [0.9999999]
 
 
+@pytest.mark.parametrize("width", ["0", "1e-200", "0.28", "nan"])
+def test_power_widths_that_no_exponent_has_are_refused(width):
+    with pytest.raises(SystemExit):
+        parse(["--ema_power", width])
+
+
 def test_power_widths_with_one_name_are_refused():
     with pytest.raises(SystemExit):
         parse(["--ema_power", "0.05", "0.0500000001"])

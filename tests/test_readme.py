@@ -3,11 +3,14 @@
 import json
 import re
 import runpy
+import shlex
 import subprocess
 import sys
 
 import pytest
 from support.commands import ROOT
+
+from training import config, options
 
 README = (ROOT / "README.md").read_text()
 SOURCE = "\n".join((ROOT / name).read_text() for name in ("train.py", "ema.py"))
@@ -52,10 +55,11 @@ with tf.Session() as session:
     assert result.returncode == 0, result.stderr
 
 
-def test_files_that_are_linked_are_there():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
+@pytest.mark.parametrize("folder", [".", "results", "benchmarks", "training"])
+def test_files_that_are_linked_are_there(folder):
+    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / folder / "README.md").read_text()):
         if not target.startswith("http"):
-            assert (ROOT / target).exists(), target
+            assert (ROOT / folder / target).exists(), target
 
 
 def test_the_blocks_are_what_the_logs_say(capsys):
@@ -88,7 +92,18 @@ def test_what_is_kept_of_a_run_names_no_directory_of_the_machine(name):
             assert not re.search(r"(?<![\w.])/(work|root|home|tmp)/", file.read_text()), file
 
 
-def test_every_experiment_is_kept_with_its_configuration():
-    for path in (ROOT / "results").glob("*/*/config.json"):
-        flags = json.loads(path.read_text())["flags"]
-        assert flags["dataset"] == "cifar10", path
+def test_every_run_that_is_kept_was_made_with_the_flags_of_its_experiment():
+    experiments = runpy.run_path(str(ROOT / "results" / "experiments.py"))["EXPERIMENTS"]
+    trunks = {f"{name}/{run.name}": run.flags for name, one in experiments.items() for run in one.runs}
+    found = 0
+    for name, run in [(name, run) for name, one in experiments.items() for run in one.runs]:
+        path = ROOT / "results" / name / run.name / "config.json"
+        if not path.exists():
+            continue
+        saved = json.loads(path.read_text())["flags"]
+        asked = config.saved_flags(config.parse(shlex.split(f"{trunks.get(run.trunk, '')} {run.flags}")))
+        shared = asked.keys() & saved.keys() - {"run_dir", "resume"} - (config.MAY_CHANGE - {"epochs", "lr_cooldown"})
+        typed = [options.as_argv({key: values[key] for key in sorted(shared)}) for values in (saved, asked)]
+        assert typed[0] == typed[1], path
+        found += 1
+    assert found >= 7

@@ -155,6 +155,25 @@ def test_directory_with_something_in_it_is_refused_and_left_alone(processes, tmp
     assert processes.runs == []
 
 
+def test_what_a_kill_before_the_first_run_began_leaves_is_begun_anew(processes, tmp_path):
+    path = tmp_path / "runs" / "seed-0"
+    path.mkdir(parents=True)
+    for name in (".lock", ".config.json.new"):
+        (path / name).touch()
+    assert train_all("--seeds", 0, 1, "--run_dir", tmp_path / "runs") == 0
+    assert [(run.seed, run.resume) for run in processes.runs] == [(0, False), (1, False)]
+
+
+def test_a_finished_seed_that_is_to_have_another_cooldown_is_left_to_itself_to_refuse(processes, tmp_path):
+    argv = ["--seeds", 0, "--run_dir", tmp_path / "runs", "--epochs", 2]
+    assert train_all(*argv) == 0
+    processes.runs, processes.fail = [], {0: 2}
+    with pytest.raises(UserError) as error:
+        series.main(parse("--resume", *argv, "--lr_cooldown", 1))
+    assert error.value.status == 2
+    assert [(run.seed, run.resume, run.lr_cooldown) for run in processes.runs] == [(0, True, 1)]
+
+
 def test_directory_of_a_single_run_is_refused(processes, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"flags": vars(parse())}))
     with pytest.raises(UserError, match="holds a single run"):
@@ -165,7 +184,7 @@ def test_directory_of_a_single_run_is_refused(processes, tmp_path):
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"epoch": null}', '{"epoch": 1}'])
 def test_damaged_or_earlier_summary_is_no_end(tmp_path, text):
     (tmp_path / "summary.json").write_text(text)
-    assert not series.is_finished(tmp_path, 2)
+    assert not series.is_finished(tmp_path, parse("--epochs", 2))
 
 
 # ---------------------------------------------------------------------------------------------------------------

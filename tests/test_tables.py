@@ -20,6 +20,11 @@ def numbers(cells):
     return [float(text) for text in re.findall(r"[-+]?\d[\d.]*", " ".join(cells))]
 
 
+def test_a_number_on_the_edge_is_shown_alike_however_it_was_summed_up():
+    assert tables.estimate(0.1 + 0.2 - 0.295, None) == tables.estimate(0.005, None)
+    assert tables.estimate(-0.0050000000001, 0.1 + 0.2, "+") == tables.estimate(-0.0049999999999, 0.3, "+")
+
+
 @pytest.mark.parametrize("against", ["raw", "raw/recomputed"])
 def test_the_summary_is_that_of_scipy_and_the_gain_is_paired_with_its_baseline(tmp_path, random, against):
     policy = {"raw": "raw", "raw/recomputed": "recomputed"}[against]

@@ -66,6 +66,13 @@ def test_snapshots_divide_each_epoch_and_the_last_is_the_average_of_the_end(fork
         assert any(shadow.tobytes() == value.tobytes() for other, value in values.items() if other.startswith(name))
 
 
+def test_no_snapshot_is_kept_before_the_first_update(forked, tmp_path):
+    flags = ["--ema_power", "0.1", "--snapshots", "4", "--ema_every", "3", "--epochs", "1"]
+    assert forked("train.py", *TINY_RUN, *flags, "--run_dir", tmp_path / "run").returncode == 0
+    files = {file.name: read_arrays(file)["updates"] for file in (tmp_path / "run" / "snapshots").iterdir()}
+    assert files == {f"step-{step:09d}.npz": step // 3 for step in (4, 6, 8)}
+
+
 def test_steps_per_run_changes_no_number(forked, finished_run, tmp_path):
     flags = ["--ema_decay", "0.90", "--epochs", "2", "--steps_per_run", "3", "--run_dir", tmp_path / "run"]
     result = forked("train.py", *TINY_RUN, *flags)
@@ -77,6 +84,14 @@ def test_training_that_is_not_finite_ends_in_one_sentence_that_its_log_holds_too
     result = forked("train.py", *TINY_RUN, "--epochs", 9, "--learning_rate", "1e38", "--run_dir", tmp_path / "run")
     assert_one_sentence(result, 1, "not finite for 10 steps in a row", "--learning_rate below 1e+38")
     assert "not finite for 10 steps in a row" in (tmp_path / "run" / "train.log").read_text()
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_a_run_too_short_for_ten_such_steps_ends_so_too(forked, tmp_path):
+    flags = ["--epochs", 2, "--train_size", 128, "--learning_rate", "1e38", "--run_dir", tmp_path / "run"]
+    result = forked("train.py", *TINY_RUN, *flags)
+    assert_one_sentence(result, 1, "not finite in any of the 4 steps since the last evaluation", "--learning_rate")
+    assert [row["epoch"] for row in read_rows(tmp_path / "run")] == [1]  # whose first step was finite
     assert not (tmp_path / "run" / "summary.json").exists()
 
 

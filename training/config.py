@@ -9,6 +9,7 @@ from training.errors import UserError
 from training.options import DEFAULT_DECAY, Decay, as_argv, build_parser
 
 # What may differ between a run and its resumption; every other flag shapes the numbers of the steps done before.
+UNBEGUN = {".lock", ".config.json.new"}  # all that a start leaves behind when it is killed before config.json is there
 MAY_CHANGE = {
     "run_dir",
     "resume",

@@ -25,7 +25,7 @@ def preamble(settings, source, graph, where):
     lines = [
         f"device     {settings.device.description}",
         f"precision  {settings.precision.name} convolutions, float32 variables{reason}",
-        f"data       {source}",
+        *f"data       {source}".replace("; ", f"\n{'':11}").splitlines(),
         f"network    {count:,} trainable parameters, width {flags.width:g}, dropout {flags.dropout:g}",
         f"training   {flags.epochs} epochs of {settings.epoch_steps} steps of {flags.batch_size} images",
         *graph.averages.describe(settings.total_steps, settings.epoch_steps),
@@ -83,7 +83,8 @@ class Progress:
     def update(self, steps, loss):
         """So many more steps are done, with this mean loss."""
         self.step += steps
-        self.losses, self.steps = self.losses + steps * loss, self.steps + steps
+        if math.isfinite(loss):  # it is not where no step was
+            self.losses, self.steps = self.losses + steps * loss, self.steps + steps
         with contextlib.suppress(OSError):  # a terminal that was closed must not end the run before it is saved
             self.bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
             self.bar.update(steps * self.batch_size)
@@ -94,9 +95,10 @@ class Progress:
     def line(self):
         pace = (self.step - self.first_step) / (time.monotonic() - self.started)  # steps a second, evaluations included
         left = datetime.timedelta(seconds=round((self.settings.total_steps - self.step) / pace))
+        loss = self.losses / self.steps if self.steps else math.nan
         return (
             f"epoch {self.step // self.settings.epoch_steps + 1}, step {self.step} of {self.settings.total_steps}: "
-            f"loss {self.losses / self.steps:.4f}, {pace * self.batch_size:.1f} images/s, {left} left"
+            f"loss {loss:.4f}, {pace * self.batch_size:.1f} images/s, {left} left"
         )
 
 

@@ -262,7 +262,7 @@ def decay(text):
 
 def width(text):
     """A relative width, to the digits that name its average."""
-    return float(f"{number(float, 0, 0.28, above=True)(text):g}")
+    return float(f"{number(float, 1e-6, 0.28)(text):g}")
 
 
 def as_argv(values):

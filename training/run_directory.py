@@ -26,12 +26,11 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from training import checkpoints
-from training.config import load_config, load_flags, load_precision
+from training.config import UNBEGUN, load_config, load_flags, load_precision
 from training.errors import UserError
 from training.files import write_arrays, write_json
 from training.log import send_log_to
 
-UNBEGUN = {".lock", ".config.json.new"}  # all that a start leaves behind when it is killed before config.json is there
 locks = {}  # resolved run directory to its open .lock, which is held until the process ends
 
 

@@ -119,14 +119,11 @@ class Trainer:
         self.step = int(progress.step)
         self.training_seconds += time.monotonic() - started
         if progress.skipped_in_a_row >= MAX_SKIPPED:
-            sentence = (
-                f"training stopped at step {self.step}: the loss or its gradients were not finite for {MAX_SKIPPED} "
-                f"steps in a row; start anew with a --learning_rate below {self.flags.learning_rate:g}"
-            )
-            log.error(sentence)  # for train.log
-            raise UserError(sentence)
+            self.stop_diverged(f"for {MAX_SKIPPED} steps in a row")
         if self.graph.averages.powers and self.step == self.next_boundary(before):
-            self.directory.save_snapshot(self.step, self.snapshot())
+            arrays = self.snapshot()
+            if arrays["updates"]:  # before the first, with --ema_every, there is no average yet
+                self.directory.save_snapshot(self.step, arrays)
         return float(progress.loss)
 
     def next_boundary(self, after=None):
@@ -156,7 +153,9 @@ class Trainer:
         """One row of metrics.jsonl: training since the last evaluation, and every classifier on every whole set."""
         totals = self.session.run(self.graph.loop.totals)
         steps = self.step - self.interval_start
-        counted = max(1, steps - int(totals.skipped))
+        counted = steps - int(totals.skipped)
+        if not counted:
+            self.stop_diverged(f"in any of the {steps} steps since the last evaluation")
         accuracy, seconds = {name: {} for name in self.dataset.evaluated}, {}
         for label in self.graph.tested:
             if self.stop.signal:  # the evaluation is done again on resumption, bit for bit
@@ -215,6 +214,14 @@ class Trainer:
             f"continue with: {self.directory.resume_command}",
             128 + self.stop.signal,
         )
+
+    def stop_diverged(self, when):
+        sentence = (
+            f"training stopped at step {self.step}: the loss or its gradients were not finite {when}; start anew with "
+            f"a --learning_rate below {self.flags.learning_rate:g}"
+        )
+        log.error(sentence)  # for train.log
+        raise UserError(sentence)
 
     def finish(self):
         """summary.json, predictions.npz, curves.png and the last lines of the log."""
