@@ -146,7 +146,7 @@ def main(flags):
     """
     place = parallel.choose(flags)  # refuses before the data is loaded, and perhaps downloaded
     dataset = data.load_for(flags)
-    settings = resolve(flags, place.device, len(dataset.train.labels), place.directory.begun())
+    settings = resolve(flags, place.device, len(dataset.train.labels), place.directory.begun(), place.replicas)
     with tf.Graph().as_default(), place.scope():
         graph = build(settings, dataset)
         feeds = data.resident_feeds() | strategy.initial_feeds()

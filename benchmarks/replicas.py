@@ -6,7 +6,7 @@
 Prints one JSON object. The prediction is weak scaling, each GPU with a batch of its own size, over a ring:
 
     bytes a GPU sends in a step    2 (n - 1) / n * payload
-    efficiency of n GPUs           step / (step + bytes / bandwidth + 2 (n - 1) * latency)
+    efficiency of n GPUs           step / (step + bytes / bandwidth + 3 * 2 (n - 1) * latency)
 """
 
 import argparse
@@ -18,6 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 GPUS = (1, 2, 4, 8, 16, 32, 64)
+ALL_REDUCES = 3  # one after the other in a step: statistics with the flag, gradients, loss with the right answers
 TOTALS = 3  # floats that are reduced besides: loss, correct answers, whether the step is finite
 
 
@@ -38,9 +39,9 @@ def efficiency(step_seconds, payload_bytes, replicas, bandwidth, latency):
       step_seconds: of one replica alone, with the batch that each of the n has.
       payload_bytes: see `payload`.
       bandwidth: bytes a second that a replica sends while it receives as many.
-      latency: seconds before each of the 2 (n - 1) messages of a ring.
+      latency: seconds before each of the 2 (n - 1) messages of a ring, once for each all-reduce.
     """
-    messages = 2 * (replicas - 1)
+    messages = ALL_REDUCES * 2 * (replicas - 1)
     return step_seconds / (step_seconds + sent(payload_bytes, replicas) / bandwidth + messages * latency)
 
 
@@ -59,13 +60,14 @@ def run(args, replicas):
     """What `measure` prints in a process with so many replicas."""
     command = [sys.executable, __file__, "--replicas", str(replicas), "--steps", str(args.steps)]
     command += ["--batch_size", str(args.batch_size), "--width", str(args.width), "--device", args.device]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:  # it has said why
+        sys.exit(done.returncode)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def measure(args):
     """Seconds of a step of the graph of train.py, each replica with --batch_size images; the median of --steps."""
-    sys.path.insert(0, str(ROOT))
     import tensorflow.compat.v1 as tf
 
     tf.disable_eager_execution()
@@ -81,7 +83,7 @@ def measure(args):
     split = data.Split(*synthetic.draw(max(512, flags.batch_size), 0))
     dataset = data.Dataset(split, data.Split(*(array[:10] for array in split)), "synthetic")
     with tf.Graph().as_default(), place.scope():
-        graph = train.build(settings.resolve(flags, place.device, len(split.labels)), dataset)
+        graph = train.build(settings.resolve(flags, place.device, len(split.labels), None, place.replicas), dataset)
         feeds = data.resident_feeds() | strategy.initial_feeds()
         with place.session() as session:
             session.run([tf.global_variables_initializer(), tf.local_variables_initializer()], feeds)
@@ -120,7 +122,10 @@ def main():
     parser.add_argument("--replicas", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.replicas:
-        print(json.dumps(measure(args)))
+        sys.path.insert(0, str(ROOT))
+        from training.errors import or_exit
+
+        print(json.dumps(or_exit(measure, args)))
         return
     measured = [] if args.step_seconds else [run(args, replicas) for replicas in (1, 2)]
     one = measured[0] if measured else vars(args)

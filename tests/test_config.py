@@ -81,6 +81,22 @@ def test_resume_refuses_another_value_and_names_the_one_it_was(saved, argv, was)
     assert run_dir in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("argv", "devices"),
+    [
+        ([], 2),
+        (["--devices", "4"], 4),
+        (["--strategy", "multiworker"], None),
+        (["--strategy", "none"], None),
+        (["--strategy", "multiworker", "--devices", "1"], 1),
+    ],
+    ids=str,
+)
+def test_the_devices_of_a_strategy_are_no_other_ones(saved, argv, devices):
+    run_dir = saved("--strategy", "mirrored", "--devices", "2")
+    assert parse(["--resume", "--run_dir", run_dir, *argv]).devices == devices
+
+
 def test_moved_run_is_resumed_where_it_lies_now(saved, tmp_path):
     saved("--width", "0.5")
     moved = tmp_path.with_name("moved")

@@ -392,6 +392,52 @@ def test_a_worker_that_cannot_be_reached_is_named_within_a_minute(launch, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+def test_a_worker_with_the_index_of_another_says_so(launch, tmp_path):
+    """It answers at two addresses: here the same port under two names, elsewhere its own machine's and the other's."""
+    (port,) = free_ports(1)
+    argv = ["train.py", *TRAINING, "--strategy", "multiworker", "--run_dir", tmp_path / "run"]
+    (process,) = launch(*argv, workers=1, cluster={"worker": [f"127.0.0.1:{port}", f"localhost:{port}"]})
+    assert_one_sentence(ended(process), 2, "TF_CONFIG says that this is worker 0", "index of its own address")
+
+
+def test_a_name_that_no_address_can_have_does_not_answer():
+    assert not cluster.answers("foo..bar:1")
+
+
+def test_the_sentence_of_a_dead_worker_is_seen_while_stderr_is_captured():
+    program = (
+        "from training import cluster, stderr\n"
+        "watchdog = cluster.Watchdog([], 'RESUME')\n"
+        "watchdog.begun = {begun}\n"
+        "with stderr.captured_stderr():\n"
+        "    watchdog.end('worker 1 is gone')\n"
+    )
+    for begun, sentence in [
+        (True, "of the same or another number, with: RESUME"),
+        (False, "before the training began"),
+    ]:
+        command = [sys.executable, "-c", program.format(begun=begun)]
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+        assert result.returncode == 1
+        (line,) = result.stderr.splitlines()
+        assert "worker 1 is gone" in line and sentence in line
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ("Socket closed", "(Socket closed)"),
+        (
+            "Graph execution error:\n\nDetected at node 'x'\n\nFrom /job:worker/task:0:\nIt is gone\n\t [[x]]",
+            "(It is gone)",
+        ),
+        ("Device 1 is joining a group with size2, but that group has size 3 (x)", "clusters of different sizes"),
+    ],
+)
+def test_the_error_of_a_session_becomes_a_sentence(message, reason):
+    assert reason in parallel.lost(message, lambda reason: reason)
+
+
 def test_workers_that_were_started_with_different_flags(launch, tmp_path):
     argv = ["train.py", *TRAINING, "--strategy", "multiworker", "--run_dir", tmp_path / "run"]
     for process in launch(*argv, workers=2, each=lambda index: ["--seed", index]):

@@ -4,10 +4,12 @@ import shlex
 
 import numpy as np
 import pytest
+import tensorflow.compat.v1 as tf
 from support.commands import EPOCH_STEPS, TINY_RUN, assert_one_sentence
 from support.files import assert_equal_arrays, checkpoint_values, read_arrays, read_rows
 
-from training import checkpoints
+import data
+from training import checkpoints, synthetic
 
 
 def test_every_classifier_is_evaluated_on_the_images_held_out(forked, tmp_path):
@@ -104,11 +106,17 @@ def test_skipped_steps_are_counted_and_told(forked, tmp_path):
         "    return images * tf.where(tf.equal(step % 4, 1), np.nan, 0.0), labels, seed\n"
         "data.Batches.at = spoil\n"
     )
-    argv = [*TINY_RUN, "--learning_rate", "1e-30", "--epochs", 2, "--run_dir", tmp_path / "run"]
+    argv = [*TINY_RUN, "--learning_rate", "1e-45", "--epochs", 2, "--run_dir", tmp_path / "run"]
     result = forked("train.py", *argv, before=spoilt)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("2 of 8 steps had no finite loss and gradients") == 2
     assert [row["skipped_steps"] for row in read_rows(tmp_path / "run")] == [2, 2]
     # Of black images and untrained weights every class is as likely: the mean is over the steps that count.
-    for row in read_rows(tmp_path / "run"):
+    # All logits are equal, which is the answer "class 0".
+    labels = synthetic.load()["train"][1][:256]
+    for epoch, row in enumerate(read_rows(tmp_path / "run")):
+        with tf.Graph().as_default(), tf.Session() as session:
+            steps = labels[session.run(data.epoch_order(0, epoch, 256))].reshape(EPOCH_STEPS, -1)
+        counted = steps[[step for step in range(EPOCH_STEPS) if step % 4 != 1]]
         assert row["train_loss"] == pytest.approx(np.log(10), rel=1e-4)
+        assert row["train_accuracy"] == pytest.approx((counted == 0).mean(), rel=1e-6)

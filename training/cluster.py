@@ -5,6 +5,7 @@ TF_CONFIG is the environment variable by which TensorFlow's distribution engine 
     {"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -106,7 +107,7 @@ def answers(address, seconds=ANSWER):
             while len(frame) < 9 and (more := connection.recv(9 - len(frame))):
                 frame += more
             return len(frame) == 9 and frame[3] == SETTINGS
-    except OSError:
+    except (OSError, ValueError):  # the latter where no name server can know such a name
         return False
 
 
@@ -133,14 +134,16 @@ class Watchdog:
     The main thread cannot: it waits in session.run for numbers of the worker that is gone, for ever in some cases.
     What is on the disk is whole whenever a process ends.
 
+    `begun` is to be set once the run has begun, of which the sentence then says how to go on with it.
+
     Args:
       workers: (name, address) of the others.
-      run_dir, resume_command: for the sentence.
+      resume_command: for the sentence.
     """
 
-    def __init__(self, workers, run_dir, resume_command):
-        self.workers, self.run_dir, self.resume_command = workers, Path(run_dir), resume_command
-        self.off = threading.Event()
+    def __init__(self, workers, resume_command):
+        self.workers, self.resume_command, self.begun = workers, resume_command, False
+        self.off, self.terminal = threading.Event(), os.dup(2)  # which the main thread may be capturing
         for worker in workers:
             threading.Thread(target=self._watch, args=worker, daemon=True).start()
 
@@ -154,10 +157,11 @@ class Watchdog:
     def end(self, reason):
         """Ends the process with one sentence."""
         self.off.set()
-        print(f"{Path(sys.argv[0]).name}: {self.sentence(reason)}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):
+            os.write(self.terminal, f"{Path(sys.argv[0]).name}: {self.sentence(reason)}\n".encode())
         os._exit(1)
 
     def sentence(self, reason):
-        if (self.run_dir / "config.json").exists():
+        if self.begun:
             return f"{reason}; continue on every worker, of the same or another number, with: {self.resume_command}"
-        return f"{reason}, and nothing was trained yet: start all workers again"
+        return f"{reason}, before the training began: start all workers again"

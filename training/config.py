@@ -45,6 +45,9 @@ def parse(argv=None):
         saved = load_flags(_begun(flags))
         parser.set_defaults(**vars(saved))
         flags = parser.parse_args(argv)
+        if flags.strategy != saved.strategy:  # the devices were those of the strategy
+            parser.set_defaults(devices=None)
+            flags = parser.parse_args(argv)
         _check_unchanged(flags, saved)
     elif not flags.run_dir:
         flags.run_dir = time.strftime("runs/%Y%m%d-%H%M%S")

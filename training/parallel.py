@@ -40,11 +40,9 @@ def choose(flags):
       UserError: the flags, TF_CONFIG or the devices do not go together, or a worker cannot be reached.
     """
     if flags.strategy == "none":
-        if flags.devices and not flags.resume:  # one that is resumed has those of its replicas before
+        if flags.devices:
             raise UserError("--devices is for several replicas: say --strategy mirrored or multiworker too", 2)
         return OneDevice(flags, device.choose(flags.device))
-    if flags.xla == "on":
-        raise UserError(f"--xla on is for one device: with --strategy {flags.strategy} say --xla auto", 2)
     task = cluster.read() if flags.strategy == "multiworker" else None
     chosen = device.choose(flags.device)
     devices = _local_devices(flags, chosen, task)
@@ -57,6 +55,8 @@ def choose(flags):
         )
     if count == 1:
         return OneDevice(flags, chosen)
+    if flags.xla == "on":
+        raise UserError(f"--xla on is for one device: with {count} replicas say --xla auto", 2)
     return Workers(flags, chosen, devices, task) if task else Mirrored(flags, chosen, devices)
 
 
@@ -81,6 +81,8 @@ def _local_devices(flags, chosen, task):
 class OneDevice:
     """A run on one device, and what the others are made from."""
 
+    replicas = 1
+
     def __init__(self, flags, chosen):
         self.device, self.directory = chosen, RunDirectory(flags.run_dir, flags.resume)
 
@@ -102,7 +104,7 @@ class Mirrored(OneDevice):
 
     def __init__(self, flags, chosen, devices):
         super().__init__(flags, _described(chosen, f"{len(devices)} replicas on {', '.join(devices)}"))
-        self.devices = devices
+        self.devices, self.replicas = devices, len(devices)
 
     @contextlib.contextmanager
     def scope(self):
@@ -124,12 +126,13 @@ class Workers(OneDevice):
 
     def __init__(self, flags, chosen, devices, task):
         self.flags, self.task = flags, task
-        count = len(devices) * len(task.workers)
+        self.replicas = len(devices) * len(task.workers)
         first, *others = (address for _, address in task.workers)
-        where = f"{first} and {others[0] if len(others) == 1 else f'{len(others)} more workers'}"
+        more = others if len(others) < 2 else [f"{len(others)} more workers"]
+        where = " and ".join([first, *more])
         # A measurement may come out otherwise on another worker: on CPUs --precision auto is float32.
         alike = chosen._replace(has_bfloat16=chosen.has_bfloat16 and chosen.kind == "gpu")
-        self.device = _described(alike, f"{count} replicas on {', '.join(devices)} of {where}")
+        self.device = _described(alike, f"{self.replicas} replicas on {', '.join(devices)} of {where}")
         self.directory = (RunDirectory if task.chief else ReadDirectory)(flags.run_dir, flags.resume)
         with captured_stderr():
             self.strategy = tf.distribute.experimental.MultiWorkerMirroredStrategy()
@@ -142,7 +145,20 @@ class Workers(OneDevice):
                     "end what uses it, or choose another in TF_CONFIG on every worker"
                 ) from None
         cluster.wait_for(task.others)
-        self.watchdog = cluster.Watchdog(task.others, flags.run_dir, self.directory.resume_command)
+        self._check_one_place()
+        self.watchdog = cluster.Watchdog(task.others, self.directory.resume_command)
+
+    def _check_one_place(self):
+        """Checks that this process is one worker; one with another's index answers under two addresses."""
+        config = tf.ConfigProto(operation_timeout_in_ms=1000 * cluster.START)  # not ours, which hides the other workers
+        with captured_stderr(), tf.Session(self.server.target, config=config) as session:
+            incarnations = [one.incarnation for one in session.list_devices()]
+        if len(set(incarnations)) < len(incarnations):
+            raise UserError(
+                f"TF_CONFIG says that this is {self.task.name}, but this process answers at another worker's address "
+                "too: give each worker the index of its own address",
+                2,
+            )
 
     def _config(self):
         config = device.session_config()
@@ -165,11 +181,11 @@ class Workers(OneDevice):
                 yield self._session
             except APART as error:
                 time.sleep(cluster.NOTICED)  # the watchdog ends this process meanwhile where it can say who is gone
-                reason = next(line for line in error.message.splitlines() if line and not line.endswith("error:"))
-                raise UserError(self.watchdog.sentence(f"the workers lost each other ({reason})")) from None
+                raise UserError(lost(error.message, self.watchdog.sentence)) from None
+            finally:
+                self.watchdog.off.set()  # one may end sooner than another
             with contextlib.suppress(tf.errors.OpError):  # all is done: a worker that ended a moment sooner is no loss
                 self.agree()
-            self.watchdog.off.set()
 
     def agree(self, signal=None, same=bytes(SAME_EVERYWHERE)):
         """Tells the other workers of a signal, waits for them, and returns that of any of them, or None.
@@ -186,6 +202,8 @@ class Workers(OneDevice):
     def trainer(self, settings, dataset, graph, feeds, directory, session, stop):
         values = vars(settings.flags) | settings.resolved()
         values |= {"epoch_steps": settings.epoch_steps, "tensorflow": tf.__version__}
+        values |= {name: split.labels.tobytes().hex() for name, split in dataset.evaluated.items()}
+        values["train"] = dataset.train.labels.tobytes().hex()
         self._check_same(
             {name: value for name, value in values.items() if name not in HERE},
             "was started with other flags, data or versions: start all with the same command, data and versions",
@@ -196,6 +214,7 @@ class Workers(OneDevice):
             trainer.step,
             f"resumed from another step (here {trainer.step}): {directory.path} has to be one directory for all",
         )
+        self.watchdog.begun = True
         return trainer
 
     def _check_same(self, what, otherwise):
@@ -205,6 +224,15 @@ class Workers(OneDevice):
         except ValueError:
             self.watchdog.off.set()
             raise UserError(f"one of the workers {otherwise}", 2) from None
+
+
+def lost(message, sentence):
+    """What to say of an error of a session of several workers; sentence: of the Watchdog."""
+    if "that group has size" in message:
+        return "the workers' TF_CONFIGs name clusters of different sizes: give all of them the same cluster"
+    lines = [line for line in message.splitlines() if line.strip()]
+    remote = [i for i, line in enumerate(lines) if line.startswith("From /job:")]  # what comes before is a stack
+    return sentence(f"the workers lost each other ({lines[min(remote[-1] + 1, len(lines) - 1) if remote else 0]})")
 
 
 def _described(chosen, replicas):

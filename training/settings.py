@@ -49,7 +49,7 @@ class Settings:
         }
 
 
-def resolve(flags, device, train_size, begun=None):
+def resolve(flags, device, train_size, begun=None, replicas=1):
     """The settings of a run.
 
     Args:
@@ -57,6 +57,7 @@ def resolve(flags, device, train_size, begun=None):
       device: training.device.Device.
       train_size: number of images that are trained on.
       begun: training.run_directory.Begun of the run that is continued.
+      replicas: how many the run is trained on; XLA is for one.
 
     Raises:
       UserError: flags that do not go together, or not with so few images, or not with what was trained before.
@@ -77,7 +78,7 @@ def resolve(flags, device, train_size, begun=None):
             if begun
             else choose_precision(flags.precision, device, max(1, round(WIDEST * flags.width)))
         ),
-        xla=flags.strategy == "none" and choose_xla(flags.xla, device),
+        xla=replicas == 1 and choose_xla(flags.xla, device),
         steps_per_run=flags.steps_per_run or STEPS_PER_RUN[device.kind],
         epoch_steps=epoch_steps,
         decays=tuple(decays),

@@ -39,7 +39,7 @@ def main(argv, file):
 
     train.cross_entropy = spoilt
     with tf.Graph().as_default(), place.scope():
-        graph = train.build(settings.resolve(flags, place.device, len(dataset().train.labels)), dataset())
+        graph = train.build(settings.resolve(flags, place.device, len(dataset().train.labels), replicas=2), dataset())
         feeds = data.resident_feeds() | strategy.initial_feeds()
         copies = {
             f"{variable.op.name}@{index}": copy
