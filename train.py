@@ -1,7 +1,7 @@
 """Train a CIFAR-10 classifier while an exponential moving average shadows its weights; compare both.
 
     python train.py                                           # CIFAR-10, the guide's settings, 20 epochs
-    python train.py --dataset synthetic --width 0.25 --epochs 6 --ema_decay 0.99    # no download, two minutes
+    python train.py --dataset synthetic --width 0.25 --epochs 6 --ema_decay 0.99    # no download
     python train.py --resume --run_dir runs/20260101-120000    # go on where a run stopped
     python train.py --seeds 0 1 2                             # the same run for three seeds, then a report over them
 
