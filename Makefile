@@ -16,7 +16,7 @@ demo: .venv/runtime
 	$(RUN) train.py --dataset synthetic --width 0.25 --epochs 6 --ema_decay 0.99 $(ARGS)
 
 test: .venv/development
-	$(RUN) -m pytest -m "not slow" $(ARGS)
+	$(RUN) -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
 
 # What takes minutes: thirty kills, memory over thousands of steps, the benchmark's driver.
 test-slow: .venv/development

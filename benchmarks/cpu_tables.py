@@ -64,11 +64,6 @@ def targets(result):
         target("seconds from the start to the first step done, CIFAR-10", start.get("cifar10"), "{:.1f}", "<=", 8),
         target("peak memory of training and evaluation, GB", figures.peak_gigabytes(result, ours), "{:.2f}", "<=", 2.5),
     ]
-    if "synthetic" in start:
-        rows.insert(
-            -1,
-            target("seconds from the start to the first step done, 64 synthetic images", start["synthetic"], "{:.1f}"),
-        )
     return as_table(rows)
 
 

@@ -5,9 +5,7 @@ from statistics import median
 import paired
 
 HABIT = "habit"
-OURS, PEERS, CEILINGS = ("ours", "ours-float32", "ours-bfloat16"), "torch", "ceiling"
-# The first results have the averages among the other contestants, in the same rounds: number of decays to name.
-AVERAGES_BEFORE = {"0": "ours-no-ema", "1": "ours", "2": "ours-2-decays", "3": "ours-3-decays"}
+OURS, PEERS, CEILINGS = ("ours-float32", "ours-bfloat16"), "torch", "ceiling"
 
 
 def rates(result, name):
@@ -47,10 +45,7 @@ def of_ceiling(result):
 
 def averages(result):
     """Number of decays, as text, to seconds of each round."""
-    if "averages" in result:
-        return result["averages"]["seconds"] if result["averages"] else {}
-    contestants = result["contestants"]
-    return {count: contestants[name]["seconds"] for count, name in AVERAGES_BEFORE.items() if name in contestants}
+    return result["averages"]["seconds"] if result["averages"] else {}
 
 
 def averages_cost(seconds):
@@ -73,13 +68,9 @@ def peak_gigabytes(result, name):
 
 
 def start_seconds(result):
-    """Medians: "help", "cifar10", and "synthetic" in the first results; only what was measured."""
+    """Medians: "help" and "cifar10"; only what was measured."""
     startup = result["startup"]
-    samples = {
-        "help": startup.get("help"),
-        "cifar10": [one["seconds"] for one in startup.get("cifar10", [])],
-        "synthetic": startup.get("first_step"),
-    }
+    samples = {"help": startup.get("help"), "cifar10": [one["seconds"] for one in startup.get("cifar10", [])]}
     return {name: median(seconds) for name, seconds in samples.items() if seconds}
 
 

@@ -566,13 +566,6 @@ def test_the_readme_is_made_from_the_results():
     tables.main(["--check"])
 
 
-def test_the_first_results_are_read_still():
-    results = tables.load()
-    for name in ("amd-epyc-avx512_bf16", "amd-epyc-avx512_bf16-ema"):
-        assert figures.ours(results[name]) == "ours"
-        assert set(figures.averages(results[name])) == {"0", "1", "2", "3"}
-
-
 # ---------------------------------------------------------------------------------------------------------------
 # As a whole
 
