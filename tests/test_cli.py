@@ -191,6 +191,7 @@ def test_interrupted_run_says_how_to_go_on_and_goes_on_to_the_end(start, run, tm
     process = start(*resume.split()[1:])
     wait_for(process, f"resumed at step {first}")
     wait_for(process, "epoch  ")
+    process.stdout.readline()  # the next evaluation: more than one epoch is done
     process.terminate()
     result = ended(process)
     assert_one_sentence(result, 143, "SIGTERM", resume)
