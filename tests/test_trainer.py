@@ -1,6 +1,7 @@
 """The trainer around the graph, through the command: what it evaluates, when it saves, and where a step ends."""
 
 import shlex
+import shutil
 
 import numpy as np
 import pytest
@@ -66,6 +67,22 @@ def test_snapshots_divide_each_epoch_and_the_last_is_the_average_of_the_end(fork
     for name, shadow in shadows.items():
         assert (shadow != values[name]).any()
         assert any(shadow.tobytes() == value.tobytes() for other, value in values.items() if other.startswith(name))
+
+
+def test_a_run_resumed_amid_an_epoch_ends_as_if_it_had_never_stopped(forked, tmp_path):
+    directory = tmp_path / "run"
+    flags = ["--epochs", 2, "--checkpoint_every", 3, "--run_dir", directory]
+    assert forked("train.py", *TINY_RUN, *flags).returncode == 0
+    values, rows = checkpoint_values(directory), read_rows(directory)
+    amid, *later = checkpoints.found(directory)
+    assert amid.name == "step-000000012"
+    for checkpoint in later:
+        shutil.rmtree(checkpoint)
+    assert forked("train.py", "--resume", "--run_dir", directory).returncode == 0
+    assert_equal_arrays(checkpoint_values(directory), values)
+    measured = ("images_per_second", "seconds", "evaluation_seconds")
+    for row, expected in zip(read_rows(directory), rows, strict=True):
+        assert row | dict.fromkeys(measured) == expected | dict.fromkeys(measured)
 
 
 def test_no_snapshot_is_kept_before_the_first_update(forked, tmp_path):
