@@ -20,7 +20,7 @@ test: .venv/development
 
 # What takes minutes: thirty kills, memory over thousands of steps, the benchmark's driver.
 test-slow: .venv/development
-	$(RUN) -m pytest -m slow $(ARGS)
+	$(RUN) -m pytest -n 2 --dist loadfile -m slow $(ARGS)
 
 lint: .venv/development
 	.venv/bin/ruff check .
