@@ -187,6 +187,12 @@ def test_expected_calibration_error_is_that_of_a_plain_loop(values, bins, random
     assert statistics.expected_calibration_error(probabilities, labels, bins) == pytest.approx(expected, abs=1e-12)
 
 
+def test_a_confidence_of_one_is_in_the_last_bin():
+    probabilities = np.array([[1.0, 0.0], [0.95, 0.05]])
+    error = statistics.expected_calibration_error(probabilities, np.array([1, 0]))
+    assert error == pytest.approx(abs((1.0 - 0) + (0.95 - 1)) / 2)
+
+
 def test_certain_and_right_is_calibrated_certain_and_wrong_is_not():
     certain = np.eye(3)
     assert statistics.expected_calibration_error(certain, np.array([0, 1, 2])) == 0
