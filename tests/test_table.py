@@ -95,3 +95,9 @@ def test_table_as_a_process_prints_nothing_else(bank_run, run):
     result = run("evaluate.py", "table", "--run_dir", bank_run, "--format", "json")
     assert (result.returncode, result.stderr) == (0, "")
     assert [row["label"] for row in json.loads(result.stdout)] == LABELS
+
+
+def test_the_choice_is_of_an_average_even_where_raw_weights_are_better():
+    rows = [{"label": label} for label in ("raw", "ema/0.9/raw", "ema/0.99/raw")]
+    chosen = command.with_choice(rows, {"raw": 0.9, "ema/0.9/raw": 0.7, "ema/0.99/raw": 0.8})
+    assert [row["chosen"] for row in chosen] == [False, False, True]
