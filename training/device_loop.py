@@ -44,6 +44,11 @@ def remember(variables):
     return [variable.read_value() for variable in variables]
 
 
+def all_finite(values):
+    """Scalar bool: whether every element of the tensors in `values` is finite."""
+    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(value)) for value in values])
+
+
 def update_if_finite(values, update, variables, before):
     """Does `update` where all `values` are finite, else gives `variables` the values of `before` back.
 
@@ -57,7 +62,7 @@ def update_if_finite(values, update, variables, before):
     Returns:
       Scalar bool: whether all are finite; available when it is done.
     """
-    finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(value)) for value in values])
+    finite = all_finite(values)
 
     def put_back():
         assigned = [variable.assign(value) for variable, value in zip(variables, before, strict=True)]

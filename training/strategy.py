@@ -168,8 +168,8 @@ def update_if_finite(loss, gradients, update, batch_stats, before):
     values = [loss, *(gradient for gradient, _ in gradients)]
     if count() == 1:
         return device_loop.update_if_finite(values, lambda: update(gradients), batch_stats, before)
-    own = tf.reduce_all([tf.reduce_all(tf.math.is_finite(value)) for value in values])
-    bad, *means = all_reduce(MEAN, [1 - tf.cast(own, tf.float32), *device_loop.remember(batch_stats)])
+    own = 1 - tf.cast(device_loop.all_finite(values), tf.float32)
+    bad, *means = all_reduce(MEAN, [own, *device_loop.remember(batch_stats)])
     finite = tf.equal(bad, 0)
     # The statistics are the same on all replicas after each step, and not only where they are read, so that a
     # checkpoint, which holds one copy, is all that a resumed run needs.
