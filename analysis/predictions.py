@@ -11,6 +11,8 @@ from analysis.finished import FinishedRun
 from training.errors import UserError
 
 CLASS_COUNT = 10
+# What reading a file raises that is missing, torn or something else.
+DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile)
 
 
 class Predictions(NamedTuple):
@@ -61,11 +63,22 @@ def read_predictions(run, ema=None):
             answers = {label: arrays[label] for label in ("labels", ema, against)}
     except KeyError as error:
         raise UserError(f"{path} lacks an array ({str(error).strip(chr(34))})") from None
-    except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         raise UserError(f"{path} is damaged ({error})") from None
     labels = answers["labels"]
     _check(path, labels, answers[ema], answers[against])
     return Predictions(run, epoch_of(run), labels.astype(np.int64), ema, against, answers[ema], answers[against])
+
+
+def at_the_end(path, step):
+    """The arrays of the predictions.npz of a run directory; {} where there is none of `step`, or a damaged one."""
+    try:
+        if json.loads((path / "summary.json").read_text())["step"] != step:
+            return {}
+        with np.load(path / "predictions.npz", allow_pickle=False) as arrays:
+            return dict(arrays)
+    except DAMAGE:
+        return {}
 
 
 def epoch_of(run):

@@ -3,24 +3,49 @@
 import csv
 import json
 import sys
+from typing import NamedTuple
 
 import numpy as np
 
+from analysis.predictions import at_the_end
 from analysis.restored import RestoredRun
 from analysis.statistics import compare
 from training.console import split_gains
 
 
+class Answers(NamedTuple):
+    """What the classifiers of a run say, by label as text."""
+
+    labels: np.ndarray  # true classes of the test images [N]
+    logits: dict  # of the test images [N, 10]
+    validation: dict  # accuracy on the images held out; empty where none are
+
+
 def main(args):
     """Prints one row per classifier, in the format asked for."""
-    logits, validation = {}, {}
     with RestoredRun(args.run_dir, args.data_dir) as run:
-        for label in run.labels:
-            logits[str(label)] = run.test_logits(label)
-            if held_out := run.dataset.validation:
-                validation[str(label)] = float(np.mean(run.logits(held_out.images).argmax(1) == held_out.labels))
-        rows = compare(logits, run.dataset.test.labels)
-    print_rows(with_choice(rows, validation) if validation else rows, args.format)
+        answers = told(run) or asked(run)
+    rows = compare(answers.logits, answers.labels)
+    print_rows(with_choice(rows, answers.validation) if answers.validation else rows, args.format)
+
+
+def told(run):
+    """The Answers that the run wrote down when it ended, which are not computed again; None where one is missing."""
+    saved = at_the_end(run.path, run.state["step"])
+    names = list(map(str, run.labels))
+    if not saved.keys() >= {"labels", *names}:
+        return None
+    return Answers(saved["labels"], {name: saved[name] for name in names}, run.state["rows"][-1].get("validation", {}))
+
+
+def asked(run):
+    """The Answers of the run's newest checkpoint."""
+    logits, validation = {}, {}
+    for label in run.labels:
+        logits[str(label)] = run.test_logits(label)
+        if held_out := run.dataset.validation:
+            validation[str(label)] = float(np.mean(run.logits(held_out.images).argmax(1) == held_out.labels))
+    return Answers(run.dataset.test.labels, logits, validation)
 
 
 def with_choice(rows, validation):

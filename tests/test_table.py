@@ -9,6 +9,7 @@ from support.commands import TINY_RUN
 from support.evaluating import LABELS, arguments, leave_open
 from support.files import read_arrays, read_rows
 
+from analysis import predictions
 from analysis import table as command
 
 COLUMNS = ["label", "accuracy", "low", "high", "loss", "ece", "fixed", "broken", "p_value", "against"]
@@ -29,6 +30,34 @@ def test_table_in_json_is_the_run_itself(opened, capsys):
     assert [row["label"] for row in rows] == LABELS
     assert all(list(row) == COLUMNS for row in rows)
     assert {row["label"]: row["accuracy"] for row in rows} == read_rows(opened.path)[-1]["classifiers"]
+
+
+def test_what_the_run_told_at_its_end_is_not_computed_again(opened, capsys, monkeypatch):
+    monkeypatch.setattr(command, "asked", lambda run: pytest.fail("it is in predictions.npz"))
+    table("json", opened, capsys)
+
+
+@pytest.mark.parametrize("hidden", ["nothing", "labels", "ema/0.80/recomputed", "step"])
+def test_what_the_run_told_is_what_its_checkpoint_says(opened, capsys, monkeypatch, hidden):
+    """Computed anew where predictions.npz lacks something or is of another step, the rows are the same to the digit."""
+    told, saved, computed = table("json", opened, capsys), command.at_the_end, []
+    lacking = {name: array for name, array in saved(opened.path, opened.state["step"]).items() if name != hidden}
+    assert saved(opened.path, opened.state["step"] + 1) == {}
+    monkeypatch.setattr(command, "at_the_end", lambda *_: {} if hidden == "step" else lacking)
+    monkeypatch.setattr(opened, "logits", lambda images, ask=opened.logits: computed.append(images) or ask(images))
+    assert table("json", opened, capsys) == told
+    assert bool(computed) == (hidden != "nothing")
+
+
+@pytest.mark.parametrize("file", ["summary.json", "predictions.npz"])
+@pytest.mark.parametrize("content", [None, b"torn"])
+def test_a_run_that_did_not_end_whole_tells_nothing(bank_run, tmp_path, file, content):
+    for name in ("summary.json", "predictions.npz"):
+        (tmp_path / name).write_bytes((bank_run / name).read_bytes())
+    step = read_rows(bank_run)[-1]["step"]
+    assert LABELS[0] in predictions.at_the_end(tmp_path, step)
+    (tmp_path / file).unlink() if content is None else (tmp_path / file).write_bytes(content)
+    assert predictions.at_the_end(tmp_path, step) == {}
 
 
 def test_table_in_csv_says_the_same(opened, capsys):
