@@ -74,8 +74,8 @@ def command(flags, seed, directory):
     return [sys.executable, str(ROOT / "train.py"), *as_argv(values)]
 
 
-def run_to_end(arguments):
-    """Runs a command to its end and passes on to it what signals come meanwhile.
+def run_to_end(arguments, directory=None):
+    """Runs a command to its end, in a directory if one is given, and passes on to it what signals come meanwhile.
 
     It has a session of its own: in this one, Ctrl-C would reach it twice, and a second one stops it without saving.
 
@@ -91,7 +91,7 @@ def run_to_end(arguments):
 
     before = {number: signal.signal(number, pass_on) for number in signals.handled()}
     try:
-        started.append(subprocess.Popen(arguments, start_new_session=True))
+        started.append(subprocess.Popen(arguments, cwd=directory, start_new_session=True))
         if received:  # before there was a process to pass it on to
             started[0].send_signal(received[0])
         status = started[0].wait()

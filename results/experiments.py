@@ -6,7 +6,8 @@
     python results/experiments.py --collect gain   # only collects, from runs that are finished
 
 Runs are made in runs/<experiment>/<run>; what is kept of them in results/<experiment>/<run> is everything but
-checkpoints, snapshots and predictions. A run that is there already is skipped, one that was cut off goes on.
+checkpoints and snapshots, and of the predictions those that a report reads. A run that is there already is skipped, one
+that was cut off goes on.
 """
 
 import argparse
@@ -21,9 +22,13 @@ from typing import NamedTuple
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+import numpy as np  # noqa: E402
+
+from analysis.finished import read_run  # noqa: E402
+from analysis.predictions import read_predictions  # noqa: E402
 from analysis.series import run_to_end  # noqa: E402
 
-KEPT = ("config.json", "metrics.jsonl", "summary.json", "train.log", "posthoc.json")
+KEPT = ("config.json", "metrics.jsonl", "train.log", "table.json", "posthoc.json", "summary.json")  # that one is last
 
 
 class Run(NamedTuple):
@@ -113,11 +118,12 @@ def main(argv=None):
         return show()
     if unknown := [name for name in chosen if name not in EXPERIMENTS]:
         parser.error(f"{unknown[0]!r} is not an experiment: choose from {', '.join(EXPERIMENTS)}")
+    runs = args.runs.resolve()
     for name in chosen or EXPERIMENTS:
         for run in EXPERIMENTS[name].runs if args.run is not None else ():
             if is_wanted(name, run):
-                train(args.runs, name, run)
-        collect(args.runs, name)
+                train(runs, name, run)
+        collect(runs, name)
 
 
 def show():
@@ -191,7 +197,7 @@ def call(script, *arguments):
     """Runs one of the scripts to its end, and ends with its status where that is not 0; Ctrl-C lets it save first."""
     command = [sys.executable, str(ROOT / script), *map(str, arguments)]
     print(shlex.join(command), flush=True)
-    if status := run_to_end(command):
+    if status := run_to_end(command, ROOT):
         sys.exit(status)
 
 
@@ -204,16 +210,16 @@ def read_json(path):
 
 
 def collect(runs, name):
-    """Copies what is kept of every finished run into results/, and makes the report over them."""
-    experiment = EXPERIMENTS[name]
-    for run in experiment.runs:
+    """Copies what is kept of every finished run into results/, and makes the reports that it is in."""
+    reports = [one for one, other in EXPERIMENTS.items() if other.report and name in (one, *other.beside)]
+    for run in EXPERIMENTS[name].runs:
         path = directory(runs, name, run)
         if run.kept and (path / "summary.json").exists() and not is_collected(name, run):
             for command in run.after:
                 evaluate(path, command)
-            keep(path, directory(ROOT / "results", name, run))
-    if experiment.report:
-        make_report(runs, name)
+            keep(path, directory(ROOT / "results", name, run), with_predictions=bool(reports))
+    for one in reports:
+        make_report(one)
 
 
 def evaluate(path, command):
@@ -228,9 +234,17 @@ def evaluate(path, command):
         (path / f"{command}.json").write_text(answer)
 
 
-def keep(path, target):
+def keep(path, target, with_predictions):
+    """Keeps the small files of a run and, of its predictions, those of the primary EMA and its baseline, bit for bit.
+
+    Loss, calibration and churn are made of these.
+    """
     target.mkdir(parents=True, exist_ok=True)
-    for file in (*KEPT, "table.json"):
+    if with_predictions:
+        found = read_predictions(read_run(path))
+        answers = {found.against: found.baseline, found.primary: found.ema}
+        np.savez_compressed(target / "predictions.npz", labels=found.labels.astype(np.uint8), **answers)
+    for file in KEPT:
         if (path / file).exists():
             (target / file).write_text(shortened((path / file).read_text(), path))
 
@@ -248,21 +262,14 @@ def shortened(text, path):
     return "".join(kept)
 
 
-def make_report(runs, name):
-    """results/<name>/report/: report.json and the figures, over the runs of an experiment and of those beside it.
-
-    It needs their predictions, which are not kept: where a run is only in results/, the report is left as it is.
-    """
-    experiment = EXPERIMENTS[name]
-    both = [(one, run) for one in (name, *experiment.beside) for run in EXPERIMENTS[one].runs if run.kept]
-    found = {one: path for one in both if ((path := directory(runs, *one)) / "summary.json").exists()}
-    absent = [str(directory(runs, *one)) for one in both if is_collected(*one) and one not in found]
-    if absent:
-        print(f"{name}: the report is left as it is, a new one would lack {', '.join(absent)}, which is not there")
-    elif found:
+def make_report(name):
+    """results/<name>/report/: report.json and the figures, over what is kept of an experiment and of those beside."""
+    both = [(one, run) for one in (name, *EXPERIMENTS[name].beside) for run in EXPERIMENTS[one].runs if run.kept]
+    found = [directory(ROOT / "results", *one) for one in both if is_collected(*one)]
+    if found:
         output = ROOT / "results" / name / "report"
         shutil.rmtree(output, ignore_errors=True)
-        call("report.py", *found.values(), "--output", output)
+        call("report.py", *(path.relative_to(ROOT) for path in found), "--output", output)
         for file in [*output.glob("*.svg"), output / "report.html"]:  # large, and made again by the same command
             file.unlink()
 

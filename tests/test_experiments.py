@@ -8,9 +8,13 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from support.commands import ROOT
+from support.files import read_arrays
+from support.finished_runs import EMA_ANSWERS, write_predictions, write_run
 
+from analysis import finished, predictions
 from training import config
 
 MODULE = runpy.run_path(str(ROOT / "results" / "experiments.py"))
@@ -49,10 +53,10 @@ def experiments(tmp_path):
             (tmp_path / "results" / "gain" / "report" / "report.html").touch()
             return
         path = arguments[arguments.index("--run_dir") + 1]
-        path.mkdir(parents=True, exist_ok=True)
         epoch = int(arguments[arguments.index("--epochs") + 1])
+        if not path.exists():
+            write_predictions(write_run(path), **{"ema/0.99/raw": EMA_ANSWERS})
         (path / "summary.json").write_text(json.dumps({"epoch": epoch}))
-        (path / "config.json").write_text(json.dumps({"flags": {}}))
 
     names["call"] = call
     return names
@@ -107,15 +111,38 @@ def test_a_copy_that_was_cut_off_is_made_again(experiments, monkeypatch):
     assert make(experiments, "cooldown") == ["--resume --run_dir runs/cooldown/seed-0 --epochs 3 --lr_cooldown 1"]
 
 
-def test_a_report_is_made_over_all_runs_or_left_as_it_is(experiments, capsys):
-    gain = experiments["EXPERIMENTS"]["gain"]._replace(report=True, beside=("cooldown",))
-    experiments["EXPERIMENTS"]["gain"] = gain
-    make(experiments, "cooldown")
-    assert make(experiments, "gain")[-1] == "runs/gain/seed-0 runs/cooldown/seed-0 --output results/gain/report"
-    (experiments["ROOT"] / "runs" / "cooldown").rename(experiments["ROOT"] / "elsewhere")
-    assert make(experiments, "gain") == []
-    assert "the report is left as it is" in capsys.readouterr().out
-    assert (experiments["ROOT"] / "results" / "gain" / "report").is_dir()
+@pytest.fixture
+def reported(experiments):
+    """The same, with a report of gain over both experiments."""
+    experiments["EXPERIMENTS"]["gain"] = experiments["EXPERIMENTS"]["gain"]._replace(report=True, beside=("cooldown",))
+    return experiments
+
+
+BOTH = "results/gain/seed-0 results/cooldown/seed-0 --output results/gain/report"
+
+
+def test_a_report_is_made_anew_over_what_is_kept_of_all_its_runs(reported):
+    assert make(reported, "gain")[-1] == "results/gain/seed-0 --output results/gain/report"
+    assert make(reported, "cooldown")[-1] == BOTH
+    (reported["ROOT"] / "runs").rename(reported["ROOT"] / "elsewhere")
+    assert make(reported, "gain") == [BOTH]
+    assert (reported["ROOT"] / "results" / "gain" / "report").is_dir()
+
+
+def test_the_predictions_kept_are_those_that_a_report_reads(reported):
+    make(reported)
+    for run in ("gain/seed-0", "cooldown/seed-0"):
+        before, after = (finished.read_run(reported["ROOT"] / place / run) for place in ("runs", "results"))
+        kept = read_arrays(after.path / "predictions.npz")
+        assert list(kept) == ["labels", "raw", "ema/0.998/raw"]
+        for one, other in zip(predictions.read_predictions(before), predictions.read_predictions(after), strict=True):
+            if not isinstance(one, finished.FinishedRun):
+                np.testing.assert_array_equal(one, other)
+
+
+def test_predictions_that_no_report_reads_are_not_kept(experiments):
+    make(experiments)
+    assert not list(experiments["ROOT"].glob("results/*/*/predictions.npz"))
 
 
 def test_ctrl_c_lets_the_run_save_first(tmp_path):
