@@ -28,7 +28,10 @@ def main(argv=None):
 
     found = groups.make_groups([finished.read_run(path) for path in finished.expand(arguments.runs)])
     output = open_output(arguments.output)
-    compared = annealing.annealing_tables(found)
+    pairs = annealing.find_pairs(found)
+    compared = [annealing.compare(pair) for pair in pairs]
+    names = [f"annealing-{number}" if len(pairs) > 1 else "annealing" for number, _ in enumerate(pairs, 1)]
+    drawn_pairs = [annealing.draw(pair, output, name) for pair, name in zip(pairs, names, strict=True)]
     sections, texts, content = [], [], {"groups": [], "annealing": [table._asdict() for table in compared]}
     for number, group in enumerate(found, 1):
         predicted, missing = predictions.read_all(group)
@@ -43,7 +46,7 @@ def main(argv=None):
         texts += [group.title, *notes, *map(tables.as_text, shown), images.sentence]
         content["groups"].append({"title": group.title, "notes": notes, "tables": [it._asdict() for it in shown]})
     texts += map(tables.as_text, compared)
-    (output / "report.html").write_text(page.page(sections, compared), encoding="utf-8")
+    (output / "report.html").write_text(page.page(sections, compared, drawn_pairs), encoding="utf-8")
     (output / "report.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     print(*texts, f"report: {output / 'report.html'}", sep="\n\n")  # last: a closed pipe (| head) costs no file
 

@@ -50,26 +50,27 @@ def save(figure, output, name):
 
 def accuracy_figure(epochs, accuracies):
     """Test accuracy over epochs; accuracies: label to percentages [S, E]."""
-    figure, axes = _epoch_axes("test accuracy (%)")
+    figure, axes = epoch_axes("test accuracy (%)")
     for label, values in accuracies.items():
         colour, style = RAW.get(label, (VERMILION, "-"))
-        _curve(axes, epochs, values, colour, style, f"{label}, {values[:, -1].mean():.2f}% at the end")
-    _fit(axes, np.concatenate(list(accuracies.values())))
+        curve(axes, epochs, values, colour, style, f"{label}, {values[:, -1].mean():.2f}% at the end")
+    fit(axes, np.concatenate(list(accuracies.values())))
     axes.legend(loc="best", fontsize=10)
     return figure
 
 
 def gain_figure(epochs, gain, name, against):
     """Accuracy of `name` less that of `against` over epochs; gain is in percentage points [S, E]."""
-    figure, axes = _epoch_axes(f"gain of {name}\nover {against} (points)")
+    figure, axes = epoch_axes(f"gain of {name}\nover {against} (points)")
     axes.axhline(0, color=BLACK, linewidth=1)
-    _curve(axes, epochs, gain, GREEN, "-", f"{gain[:, -1].mean():+.2f} points at the end")
-    _fit(axes, np.append(gain, 0))
+    curve(axes, epochs, gain, GREEN, "-", f"{gain[:, -1].mean():+.2f} points at the end")
+    fit(axes, np.append(gain, 0))
     figure.legend(loc="outside upper center", fontsize=10)  # inside, the line at 0 may strike it through
     return figure
 
 
-def _epoch_axes(ylabel):
+def epoch_axes(ylabel):
+    """A figure, and its axes over epochs."""
     figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.subplots()
     axes.set_xlabel("epoch")
@@ -78,7 +79,7 @@ def _epoch_axes(ylabel):
     return figure, axes
 
 
-def _curve(axes, epochs, values, colour, style, label):
+def curve(axes, epochs, values, colour, style, label):
     """The mean of values [S, E] over seeds, each seed, and the band from `BAND_FROM` seeds on."""
     mean, half = mean_interval(values)
     axes.plot(epochs, mean, linestyle=style, color=colour, linewidth=2, marker="o", markersize=3, label=label)
@@ -88,7 +89,7 @@ def _curve(axes, epochs, values, colour, style, label):
         axes.fill_between(epochs, mean - half, mean + half, color=colour, alpha=0.18, linewidth=0)
 
 
-def _fit(axes, values):
+def fit(axes, values):
     """Fits the y axis to what was measured: no band may flatten it."""
     margin = 0.08 * (values.max() - values.min()) or 1
     axes.set_ylim(values.min() - margin, values.max() + margin)

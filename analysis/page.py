@@ -24,9 +24,9 @@ class Section(NamedTuple):
     flags: Table
 
 
-def page(sections, compared=()):
-    """The page's HTML; compared: of Table, over several groups."""
-    return environment().get_template("page.html").render(sections=sections, compared=compared)
+def page(sections, compared=(), figures=()):
+    """The page's HTML; compared: of Table, over several groups; figures: of (caption, SVG text), of the same."""
+    return environment().get_template("page.html").render(sections=sections, compared=compared, figures=figures)
 
 
 def environment():
