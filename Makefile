@@ -4,6 +4,7 @@
 PYTHON ?= python3
 RUN := .venv/bin/python
 ARGS ?=
+NAME =  # of an experiment; WSL has a variable of that name in the environment
 
 .PHONY: train demo test test-slow lint check bench results clean
 

@@ -183,4 +183,6 @@ def test_a_copy_of_a_trunk_that_was_not_continued_goes_on(experiments):
     path = experiments["ROOT"] / "runs" / "gain" / "seed-0"
     (path / "summary.json").write_text(json.dumps({"epoch": 2}))
     (experiments["ROOT"] / "results" / "gain" / "seed-0" / "summary.json").unlink()
+    experiments["main"](["--collect", "gain", "--runs", str(experiments["ROOT"] / "runs")])
+    assert not (experiments["ROOT"] / "results" / "gain" / "seed-0" / "summary.json").exists()
     assert make(experiments, "gain") == ["--resume --run_dir runs/gain/seed-0 --epochs 3"]
