@@ -19,7 +19,7 @@ class Pair(NamedTuple):
     constant: Group
     cooled: Group
     seeds: list  # ascending
-    epoch: int  # the last of the cooled runs, which the others were evaluated at too
+    epoch: int  # at which the cooldown ends, and which the others were evaluated at too
 
     @property
     def cooldown(self):
@@ -47,11 +47,12 @@ def differ_by_cooldown(constant, cooled):
 
 
 def shared(constant, cooled):
-    """The Pair of two groups; None where they share no seed, or not the last epoch of the cooled one."""
+    """The Pair of two groups; None where they share no seed, or not the epoch at which the cooldown ends."""
     of_cooled = {run.flags.seed for run in cooled.runs}
     seeds = [run.flags.seed for run in constant.runs if run.flags.seed in of_cooled]
-    epoch = cooled.epochs[-1]
-    return Pair(constant, cooled, seeds, epoch) if seeds and epoch in constant.epochs else None
+    epoch = int(cooled.shape["epochs"])
+    ended = epoch in cooled.epochs and epoch in constant.epochs
+    return Pair(constant, cooled, seeds, epoch) if seeds and ended else None
 
 
 def compare(pair):

@@ -9,6 +9,7 @@ decimal point in the prose of README.md that is in no such block must be one of 
 
 import argparse
 import difflib
+import itertools
 import json
 import re
 import subprocess
@@ -21,6 +22,9 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from analysis import tables  # noqa: E402
+from analysis.annealing import compare, find_pairs  # noqa: E402
+from analysis.finished import read_run  # noqa: E402
+from analysis.groups import make_groups  # noqa: E402
 from analysis.statistics import mean_interval  # noqa: E402
 from training import console  # noqa: E402
 from training.labels import Label  # noqa: E402
@@ -50,9 +54,23 @@ def rows(run):
     return {row["epoch"]: row for row in map(json.loads, lines)}
 
 
+def table(run):
+    """The rows of `evaluate.py table` of a run."""
+    return json.loads((RESULTS / run / "table.json").read_text())
+
+
 def seeds(experiment):
     """The runs of an experiment that are there, by seed."""
     return {int(path.name.removeprefix("seed-")): f"{experiment}/{path.name}" for path in folders(experiment, "seed-*")}
+
+
+def shared(*experiments):
+    """The runs by seed of each of these experiments, of the seeds that all of them have: only such are compared."""
+    found = [seeds(experiment) for experiment in experiments]
+    common = sorted(set.intersection(*map(set, found)))
+    if not common:
+        raise ValueError(f"{' and '.join(experiments)} share no seed")
+    return [{seed: runs[seed] for seed in common} for runs in found]
 
 
 def folders(experiment, pattern):
@@ -64,8 +82,19 @@ def accuracy(runs, label, epoch, key="classifiers"):
     return np.array([100 * rows(run)[epoch][key][label] for run in runs.values()])
 
 
-def last_epoch(runs):
-    return min(max(rows(run)) for run in runs.values())
+def epochs(runs):
+    """The epochs that all of the runs evaluated, ascending."""
+    return sorted(set.intersection(*(set(rows(run)) for run in runs.values())))
+
+
+def chosen(runs, epoch):
+    """The decay that is the best on the images held out, with recomputed statistics, mean over seeds."""
+    return max(decays(runs), key=lambda decay: accuracy(runs, averaged(decay), epoch, "validation").mean())
+
+
+def averaged(decay):
+    """The label of a decay with recomputed statistics."""
+    return str(Label("ema", decay, "recomputed"))
 
 
 def decays(runs):
@@ -74,10 +103,10 @@ def decays(runs):
     return sorted({label.decay for label in labels if label.decay}, key=float)
 
 
-def horizon(decay, run):
-    """The horizon of a decay in epochs."""
-    epoch, row = next(iter(rows(run).items()))
-    return 1 / (1 - float(decay)) / (row["step"] / epoch)
+def horizon(decay, runs):
+    """The horizon of a decay, as "0.71 epochs"."""
+    epoch, row = next(iter(rows(next(iter(runs.values()))).items()))
+    return f"{1 / (1 - float(decay)) / (row['step'] / epoch):.2g} epochs"
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -90,17 +119,24 @@ def markdown(header, body, left=1):
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def estimate(values, sign=""):
-    """Mean, and interval where there are several seeds, as "88.61 [88.10, 89.12]"."""
-    return " ".join(cell for cell in tables.estimate(*mean_interval(values), sign) if cell != "-")
+def mean(values):
+    return tables.shown(values.mean())
 
 
-def over(experiment):
+def estimate(values, sign="", digits=2):
+    """Mean, and its interval over seeds, as "88.61 [88.10, 89.12]"; two seeds, which say little of one, stand alone."""
+    if len(values) == 2:
+        both, *each = (tables.shown(value, sign, digits) for value in (values.mean(), *values))
+        return f"{both} ({', '.join(each)})"
+    return " ".join(cell for cell in tables.estimate(*mean_interval(values), sign, digits) if cell != "-")
+
+
+def over(runs):
     """ "3 seeds (0, 1, 2)"."""
-    found = list(seeds(experiment))
-    return f"{len(found)} seed{'s' if len(found) > 1 else ''} ({', '.join(map(str, found))})"
+    return f"{len(runs)} seed{'s' if len(runs) > 1 else ''} ({', '.join(map(str, runs))})"
 
 
+STARTS = ("initial", "warmup", "unbiased")
 BASELINE, EMA = "raw/recomputed", "ema/0.998/recomputed"
 
 
@@ -109,21 +145,44 @@ BASELINE, EMA = "raw/recomputed", "ema/0.998/recomputed"
 
 
 def answer():
-    """What `python train.py` alone gives, and what several seeds of a narrower network add to that."""
+    """How much EMA is worth, when, and against what."""
     last = rows("guide/seed-0")[20]
-    table = {row["label"]: row for row in json.loads((RESULTS / "guide/seed-0/table.json").read_text())}
-    raw, averaged = table["raw"], table["ema/0.998/raw"]
-    gain, half = paired_gain(averaged["fixed"], averaged["broken"], images=10_000)
+    found = {row["label"]: row for row in table("guide/seed-0")}
+    alone = found["ema/0.998/raw"]
+    gain, _ = paired_gain(alone["fixed"], alone["broken"])
     assert abs(gain - 100 * (last["ema_accuracy"] - last["raw_accuracy"])) < 1e-6
-    first = (
-        f"**`python train.py` and nothing else: after 20 epochs the averaged weights classify "
-        f"{100 * averaged['accuracy']:.2f}% of the test images, the raw weights {100 * raw['accuracy']:.2f}%: "
-        f"{gain:+.2f} [{gain - half:+.2f}, {gain + half:+.2f}] points** (one seed, 95% interval over the test images). "
+    runs, cooled = shared("gain", "cooldown")
+    epoch = epochs(cooled)[-1]
+    cooldown = json.loads((RESULTS / next(iter(cooled.values())) / "config.json").read_text())["flags"]["lr_cooldown"]
+    plain, ema = (accuracy(runs, label, epoch) for label in (BASELINE, EMA))
+    annealed, both = (accuracy(cooled, label, epoch) for label in (BASELINE, EMA))
+    best = chosen(runs, epoch)
+    return (
+        f"**`python train.py` and nothing else: after 20 epochs the averaged weights classify {percent(alone)} of the "
+        f"test images, the raw weights {percent(found['raw'])}: {over_images(alone)} points** (one seed, 95% interval "
+        f"over the test images). At half the width, over {len(runs)} seeds and with batch statistics recomputed for "
+        f"both, EMA of decay 0.998 has {ema.mean():.1f}% and the raw weights have {plain.mean():.1f}%: "
+        f"**{estimate(ema - plain, '+')} points** (95% interval over seeds). The decay matters little: the one chosen "
+        f"on validation, `{best}` or {horizon(best, runs)}, gains "
+        f"{estimate(accuracy(runs, averaged(best), epoch) - plain, '+')}. EMA saves time: it needs "
+        f"{estimate(epochs_to_reach(runs), digits=1)} epochs for what the raw weights have after {epoch}. It does not "
+        f"add to annealing: a learning rate that falls to 0 over the last {cooldown} epochs alone gives "
+        f"{annealed.mean():.1f}%, **{estimate(annealed - ema, '+')} points over EMA at the constant rate**, and EMA on "
+        f"top of it {estimate(both - annealed, '+')}.{with_wrong_labels()}\n"
     )
-    return first + over_seeds()
 
 
-def paired_gain(fixed, broken, images):
+def with_wrong_labels():
+    runs = seeds("noise")
+    if not runs:
+        return ""
+    gains = accuracy(runs, EMA, epochs(runs)[-1]) - accuracy(runs, BASELINE, epochs(runs)[-1])
+    return (
+        f" With 40% of the training labels wrong EMA is worth **{estimate(gains, '+')} points** (each of {over(runs)})."
+    )
+
+
+def paired_gain(fixed, broken, images=10_000):
     """Difference of two accuracies on the same images in points, and half the width of its 95% interval (Wald's).
 
     Args:
@@ -134,26 +193,25 @@ def paired_gain(fixed, broken, images):
     return 100 * gain, 100 * 1.96 * variance**0.5
 
 
-def over_seeds():
-    runs, cooled = seeds("gain"), seeds("cooldown")
-    epoch = last_epoch(runs)
-    plain, averaged = accuracy(runs, BASELINE, epoch), accuracy(runs, EMA, epoch)
-    guide = accuracy(runs, "ema/0.998/raw", epoch) - accuracy(runs, "raw", epoch)
-    text = (
-        f"At half the width, over {over('gain')} and with batch statistics recomputed for both, it is "
-        f"{averaged.mean():.1f}% against {plain.mean():.1f}%: **{estimate(averaged - plain, '+')} points** (95% "
-        f"interval over seeds); with the raw network's own statistics, as in the guide, {estimate(guide, '+')}."
-    )
-    both = {seed: run for seed, run in runs.items() if seed in cooled}
-    annealed = accuracy(cooled, BASELINE, epoch)
-    against = annealed - accuracy(both, EMA, epoch)
-    together = accuracy(cooled, EMA, epoch) - annealed
-    cooldown = json.loads((RESULTS / cooled[0] / "config.json").read_text())["flags"]["lr_cooldown"]
-    return (
-        f"{text} A learning rate that falls to 0 over the last {cooldown} epochs gives the raw weights "
-        f"{annealed.mean():.1f}%: **{estimate(against, '+')} points over EMA at the constant rate**; EMA on top of it "
-        f"adds {estimate(together, '+')}.\n"
-    )
+def over_images(row):
+    """The gain of a row of `evaluate.py table` over its baseline, with its interval."""
+    return " ".join(tables.estimate(*paired_gain(row["fixed"], row["broken"]), "+"))
+
+
+def percent(row):
+    return f"{100 * row['accuracy']:.2f}%"
+
+
+def epochs_to_reach(runs):
+    """After how many epochs the EMA of each seed has what its raw weights have at the end, interpolated, [S]."""
+    found = []
+    for run in runs.values():
+        one = {0: run}
+        curve = [(epoch, accuracy(one, EMA, epoch)[0]) for epoch in epochs(runs)]
+        goal = accuracy(one, BASELINE, epochs(runs)[-1])[0]
+        before, after = next(pair for pair in itertools.pairwise(curve) if pair[0][1] < goal <= pair[1][1])
+        found.append(before[0] + (goal - before[1]) / (after[1] - before[1]) * (after[0] - before[0]))
+    return np.array(found)
 
 
 def log():
@@ -161,70 +219,101 @@ def log():
     found = rows("guide/seed-0")
     label = Label("ema", "0.998", "raw")
     lines = [console.header(("raw", label))]
-    for epoch in (1, 2, 3, 4, 5, 10, 15, 20):
+    for epoch in (1, 2, 3, 5, 10, 20):
         lines += console.evaluation(found[epoch], label)
     return "".join(f"    {line}\n" for line in lines)
 
 
 def gain():
     runs = seeds("gain")
-    epoch = last_epoch(runs)
+    epoch = epochs(runs)[-1]
     body = []
     for decay in decays(runs):
-        cells = [f"`{decay}`", f"{horizon(decay, runs[0]):.2g}"]
+        cells = [f"`{decay}`, {horizon(decay, runs)}"]
         for statistics in ("recomputed", "raw"):
             label = Label("ema", decay, statistics)
             values = accuracy(runs, str(label), epoch)
-            cells += [f"{values.mean():.2f}", estimate(values - accuracy(runs, str(label.baseline), epoch), "+")]
+            cells += [mean(values), estimate(values - accuracy(runs, str(label.baseline), epoch), "+")]
         body.append(cells)
-    raw = [f"{accuracy(runs, label, epoch).mean():.2f}" for label in (BASELINE, "raw")]
-    body.insert(0, ["raw weights", "-", raw[0], "-", raw[1], "-"])
-    header = ["decay", "horizon, epochs", "recomputed statistics, %", "gain", "raw network's statistics, %", "gain"]
-    return markdown(header, body)
+    raw = [mean(accuracy(runs, label, epoch)) for label in (BASELINE, "raw")]
+    body.insert(0, ["raw weights", raw[0], "-", raw[1], "-"])
+    return markdown([over(runs), "recomputed statistics, %", "gain", "raw network's statistics, %", "gain"], body)
+
+
+def full_width():
+    """The same at width 1, of the one seed that has all averages there."""
+    found = {row["label"]: row for row in table("wide/seed-1")}
+    best = next(row for row in found.values() if row["chosen"])
+    length = horizon(Label.parse(best["label"]).decay, seeds("wide"))
+    return (
+        f"At width 1 ([one seed](results/wide), intervals over the test images) it is {percent(found[EMA])} against "
+        f"{percent(found[BASELINE])}, {over_images(found[EMA])}, and with the raw network's statistics "
+        f"{over_images(found['ema/0.998/raw'])}; the best on validation is `{best['label']}`, {length}: "
+        f"{percent(best)}, {over_images(best)} over `{best['against']}`.\n"
+    )
 
 
 def horizons():
     """By epoch: the decay that is the best on the images held out, and what it gives on the test set."""
     runs = seeds("gain")
     body = []
-    for epoch in sorted(set.intersection(*(set(rows(run)) for run in runs.values()))):
-        labels = {decay: str(Label("ema", decay, "recomputed")) for decay in decays(runs)}
-        best = max(labels, key=lambda decay: accuracy(runs, labels[decay], epoch, "validation").mean())
-        plain, guides, chosen = (accuracy(runs, label, epoch) for label in (BASELINE, EMA, labels[best]))
-        share = horizon(best, runs[0])
-        cells = [f"{plain.mean():.2f}", f"{guides.mean():.2f}", f"`{best}`, {share:.2g} epochs", f"{chosen.mean():.2f}"]
-        body.append([str(epoch), *cells, estimate(chosen - plain, "+")])
+    for epoch in epochs(runs):
+        best = chosen(runs, epoch)
+        plain, guides, own = (accuracy(runs, label, epoch) for label in (BASELINE, EMA, averaged(best)))
+        cells = [mean(plain), mean(guides), f"`{best}`, {horizon(best, runs)}", mean(own), estimate(own - plain, "+")]
+        body.append([str(epoch), *cells])
     return markdown(["epoch", "raw, %", "EMA 0.998, %", "chosen on validation", "EMA chosen, %", "its gain"], body)
 
 
-def saved():
-    """How many epochs of training EMA saves: where its curve has the last accuracy of the raw weights."""
-    runs = seeds("gain")
-    epochs = sorted(set.intersection(*(set(rows(run)) for run in runs.values())))
-    found = []
-    for run in runs.values():
-        one = {0: run}
-        curve = [accuracy(one, EMA, epoch)[0] for epoch in epochs]
-        found.append(float(np.interp(accuracy(one, BASELINE, epochs[-1])[0], curve, epochs)))
-    return (
-        f"EMA has after {estimate(np.array(found))} epochs what the raw weights have after {epochs[-1]} (interpolated "
-        f"between evaluations every {epochs[1] - epochs[0]} epochs).\n"
-    )
-
-
 def annealing():
-    (table,) = json.loads((RESULTS / "gain/report/report.json").read_text())["annealing"]
-    return f"{table['caption']}:\n\n{markdown(table['header'], table['rows'])}"
+    """The report's own table of the runs kept, without its caption."""
+    runs = [read_run(RESULTS / run) for experiment in shared("gain", "cooldown") for run in experiment.values()]
+    (pair,) = find_pairs(make_groups(runs))
+    found = compare(pair)
+    body = [
+        [row[0], *(f"{value} {interval}".removesuffix(" -") for value, interval in pairs(row))] for row in found.rows
+    ]
+    header = [f"after epoch {pair.epoch}, {over(dict.fromkeys(pair.seeds))}", *found.header[1::2]]
+    return markdown(header, body)
+
+
+def pairs(row):
+    """The numbers of a row of the report, each with its interval."""
+    return zip(row[1::2], row[2::2], strict=True)
 
 
 def beyond():
-    groups = json.loads((RESULTS / "gain/report/report.json").read_text())["groups"]
-    text = []
-    for group, name in zip(groups, ("Constant rate", "Annealed"), strict=False):
-        table = next(table for table in group["tables"] if table["caption"].startswith("Beyond"))
-        body = [row for row in table["rows"] if not row[0].startswith("accuracy")]
-        text.append(f"{name}. {table['caption']}:\n\n{markdown(table['header'], body)}")
-    return "\n".join(text)
+    """Loss and calibration of all seeds, from the tables of evaluate.py; churn, from a report on their predictions."""
+    return "\n".join(
+        f"{name}, after epoch {epochs(seeds(experiment))[-1]}, {over(seeds(experiment))}:\n\n"
+        f"{beyond_accuracy(experiment, reported_churn(*report))}"
+        for name, experiment, report in (
+            ("Constant rate", "gain", ("churn/report.json", "lr_cooldown 0")),
+            ("Annealed", "cooldown", ("churn/report.json", "epochs 20, lr_cooldown 4")),
+            ("40% of the training labels wrong", "noise", ("noise/report/report.json", "")),
+        )
+        if seeds(experiment)
+    )
+
+
+def beyond_accuracy(experiment, churn):
+    body = []
+    for name, key, scale, digits in (("test loss, nats", "loss", 1, 4), ("calibration error, %", "ece", 100, 2)):
+        found = [{row["label"]: row[key] for row in table(run)} for run in seeds(experiment).values()]
+        values = scale * np.array([[one[label] for label in (BASELINE, EMA)] for one in found])
+        means = [tables.shown(value, digits=digits) for value in values.mean(0)]
+        body.append([name, *means, *tables.estimate(*mean_interval(values[:, 1] - values[:, 0]), "+", digits)])
+    return markdown(["", BASELINE, EMA, "difference", "95% interval"], [*body, churn])
+
+
+def reported_churn(report, title):
+    """The row of a group of a report.json, with the seeds that its predictions were of."""
+    groups = json.loads((RESULTS / report).read_text())["groups"]
+    (group,) = (group for group in groups if title in ("", group["title"]))
+    table = next(table for table in group["tables"] if table["caption"].startswith("Beyond"))
+    (row,) = (row for row in table["rows"] if row[0].startswith("churn"))
+    listed = re.search(r"\((\d[\d, ]*)\)", table["caption"])[1]
+    return [f"churn between seeds {listed}, %", *row[1:]]
 
 
 def posthoc():
@@ -243,18 +332,16 @@ def posthoc():
 
 def noise():
     """What wrong labels do to raw weights and to averages, with the seeds that both experiments have."""
-    noisy = seeds("noise")
-    clean = {seed: run for seed, run in seeds("gain").items() if seed in noisy}
-    epoch = min(last_epoch(noisy), last_epoch(clean))
+    clean, noisy = shared("gain", "noise")
+    epoch = min(epochs(clean)[-1], epochs(noisy)[-1])
     body = []
     for name, runs in (("clean labels", clean), ("40% wrong", noisy)):
-        labels = {decay: str(Label("ema", decay, "recomputed")) for decay in decays(runs)}
-        best = max(labels, key=lambda decay: accuracy(runs, labels[decay], epoch, "validation").mean())
-        plain, guides, chosen = (accuracy(runs, label, epoch) for label in (BASELINE, EMA, labels[best]))
-        body.append([name, f"{plain.mean():.2f}", f"{guides.mean():.2f}", estimate(guides - plain, "+"), f"`{best}`"])
-        body[-1] += [f"{chosen.mean():.2f}", estimate(chosen - plain, "+")]
-    header = [f"after epoch {epoch}, {over('noise')}", "raw/recomputed, %", "EMA 0.998, %", "gain", "chosen", "its %"]
-    return markdown([*header, "its gain"], body)
+        best = chosen(runs, epoch)
+        plain, guides, own = (accuracy(runs, label, epoch) for label in (BASELINE, EMA, averaged(best)))
+        cells = [mean(plain), mean(guides), estimate(guides - plain, "+"), f"`{best}`, {horizon(best, runs)}"]
+        body.append([name, *cells, mean(own), estimate(own - plain, "+")])
+    header = [f"after epoch {epoch}, {over(noisy)}", "raw, %", "EMA 0.998, %", "gain", "chosen on validation"]
+    return markdown([*header, "EMA chosen, %", "its gain"], body)
 
 
 def starts():
@@ -277,20 +364,23 @@ def starts():
 
 
 def first_epochs():
-    """The first epochs in short: mean over seeds, the guide's start and statistics beside those that mend them."""
-    chosen = [("-", "raw"), ("-", BASELINE)]
-    chosen += [(start, f"ema/0.998/{policy}") for start in ("initial", "warmup") for policy in ("raw", "recomputed")]
+    """The first epochs in short: means over the seeds that all starts have, the guide's way first."""
+    begun = {}  # start to {seed: rows}
+    for folder in folders("starts", "*-seed*"):
+        start, _, seed = folder.name.partition("-seed")
+        begun.setdefault(start, {})[int(seed)] = rows(f"starts/{folder.name}")
+    common = sorted(set.intersection(*map(set, begun.values())))
     body = []
-    for start, label in chosen:
-        pattern = "*" if start == "-" else f"{start}-*"
-        by_seed = {}
-        for folder in folders("starts", pattern):
-            by_seed.setdefault(folder.name[-1], rows(f"starts/{folder.name}"))
-        values = [[100 * row["classifiers"][label] for row in found.values()] for found in by_seed.values()]
-        means = (f"{value:.2f}" for value in np.mean(values, axis=0))
-        body.append([start, f"`{label}`", str(len(values)), *means])
-    epochs = [f"epoch {epoch}" for epoch in next(iter(by_seed.values()))]
-    return markdown(["`--ema_start`", "classifier", "seeds", *epochs], body, left=2)
+    for start, label in [
+        ("-", "raw"),
+        ("-", BASELINE),
+        *((start, f"ema/0.998/{policy}") for start in STARTS for policy in ("raw", "recomputed")),
+    ]:
+        runs = begun["initial" if start == "-" else start]  # the raw weights are the same whatever is averaged
+        values = np.array([[100 * row["classifiers"][label] for row in runs[seed].values()] for seed in common])
+        body.append([start, f"`{label}`", *map(tables.shown, values.mean(0))])
+    numbers = [f"epoch {epoch}" for epoch in begun["initial"][common[0]]]
+    return markdown([f"`--ema_start`, {over(dict.fromkeys(common))}", "classifier", *numbers], body, left=2)
 
 
 def precision():
@@ -317,8 +407,8 @@ BLOCKS = {
         answer,
         log,
         gain,
+        full_width,
         horizons,
-        saved,
         annealing,
         beyond,
         posthoc,

@@ -3,7 +3,8 @@
 import json
 
 import numpy as np
-from support.finished_runs import write_run
+from support.files import read_rows
+from support.finished_runs import write_rows, write_run
 
 import report
 from analysis import annealing, finished, groups
@@ -81,3 +82,14 @@ def test_other_runs_are_not_compared(tmp_path):
     write_run(tmp_path / "b", "--lr_cooldown", 1, "--seed", 3)
     found = groups.make_groups([finished.read_run(tmp_path / name) for name in "ab"])
     assert annealing.find_pairs(found) == []
+
+
+def test_a_cooldown_that_has_not_ended_is_not_compared(tmp_path):
+    for seed in range(2):
+        write_run(tmp_path / f"constant-{seed}", "--seed", seed)
+        cooled = write_run(tmp_path / f"cooled-{seed}", "--seed", seed, "--lr_cooldown", 1)
+    found = [finished.read_run(path) for path in finished.expand([tmp_path])]
+    assert len(annealing.find_pairs(groups.make_groups(found))) == 1
+    write_rows(cooled, read_rows(cooled)[:-1])
+    found = [finished.read_run(path) for path in finished.expand([tmp_path])]
+    assert annealing.find_pairs(groups.make_groups(found)) == []

@@ -51,7 +51,8 @@ def _cpu():
     text = cpuinfo.read_text() if cpuinfo.exists() else ""
     name = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
     has_bfloat16 = re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", text) is not None
-    return Device("cpu", f"CPU, {name[1] if name else platform.machine()}, {cores()} cores", has_bfloat16)
+    several = f"{cores()} core{'s' if cores() > 1 else ''}"
+    return Device("cpu", f"CPU, {name[1] if name else platform.machine()}, {several}", has_bfloat16)
 
 
 def cores():
