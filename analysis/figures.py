@@ -7,6 +7,7 @@ from matplotlib.figure import Figure  # without pyplot: no display, no global st
 from analysis.horizons import caption, decays, horizon_figure
 from analysis.statistics import mean_interval
 from analysis.styles import BAND_FROM, BLACK, GREEN, RAW, SIZE, STYLE, VERMILION
+from analysis.tables import shown
 
 
 def draw(group, output, prefix):
@@ -63,7 +64,7 @@ def gain_figure(epochs, gain, name, against):
     """Accuracy of `name` less that of `against` over epochs; gain is in percentage points [S, E]."""
     figure, axes = epoch_axes(f"gain of {name}\nover {against} (points)")
     axes.axhline(0, color=BLACK, linewidth=1)
-    curve(axes, epochs, gain, GREEN, "-", f"{gain[:, -1].mean():+.2f} points at the end")
+    curve(axes, epochs, gain, GREEN, "-", f"{shown(gain[:, -1].mean(), '+')} points at the end")
     fit(axes, np.append(gain, 0))
     figure.legend(loc="outside upper center", fontsize=10)  # inside, the line at 0 may strike it through
     return figure

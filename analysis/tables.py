@@ -71,7 +71,7 @@ def run_table(group):
     rows = []
     for index, run in enumerate(group.runs):
         numbers = [f"{100 * accuracy[index, -1]:.2f}" for accuracy in accuracies]
-        gain = f"{100 * (group.ema - group.baseline)[index, -1]:+.2f}"
+        gain = shown(100 * (group.ema - group.baseline)[index, -1], "+")
         versions = ", ".join(f"{name} {version}" for name, version in run.config.get("versions", {}).items())
         made = [run.config.get("precision"), run.config.get("device"), versions, run.config.get("git_commit")]
         last = str(run.rows[-1]["epoch"])
@@ -105,8 +105,11 @@ def estimate(mean, half, sign="", digits=2):
 
 
 def shown(value, sign="", digits=2):
-    """A number as text; the same whatever the order of the sums that it comes of, on the edge between two as well."""
-    return f"{round(value, 9):{sign}.{digits}f}"
+    """A number as text; the same whatever the order of the sums that it comes of, on the edge between two as well.
+
+    What rounds to nothing has no minus.
+    """
+    return f"{round(round(value, 9), digits) + 0.0:{sign}.{digits}f}"
 
 
 def as_text(table):

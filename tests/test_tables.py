@@ -25,6 +25,12 @@ def test_a_number_on_the_edge_is_shown_alike_however_it_was_summed_up():
     assert tables.estimate(-0.0050000000001, 0.1 + 0.2, "+") == tables.estimate(-0.0049999999999, 0.3, "+")
 
 
+def test_what_rounds_to_nothing_has_no_minus():
+    assert tables.shown(-0.004, "+") == tables.shown(0.004, "+") == "+0.00"
+    assert tables.shown(-0.004) == "0.00" and tables.shown(-0.006, "+") == "-0.01"
+    assert tables.shown(-0.004, digits=3) == "-0.004"
+
+
 @pytest.mark.parametrize("against", ["raw", "raw/recomputed"])
 def test_the_summary_is_that_of_scipy_and_the_gain_is_paired_with_its_baseline(tmp_path, random, against):
     policy = {"raw": "raw", "raw/recomputed": "recomputed"}[against]
