@@ -86,7 +86,7 @@ EXPERIMENTS = {
     "noise": Experiment(
         "the same runs with 40% of the training labels wrong",
         tuple(
-            Run(f"seed-{seed}", f"{MANY} --epochs 20 --label_noise 0.4 --seed {seed}", after=POSTHOC)
+            Run(f"seed-{seed}", f"{MANY} --epochs 20 --label_noise 0.4 --seed {seed}", after=TABLE)
             for seed in SEEDS[:2]
         ),
         report=True,
