@@ -131,9 +131,14 @@ def estimate(values, sign="", digits=2):
     return " ".join(cell for cell in tables.estimate(*mean_interval(values), sign, digits) if cell != "-")
 
 
+def count(runs):
+    """ "3 seeds"."""
+    return f"{len(runs)} seed{'s' if len(runs) > 1 else ''}"
+
+
 def over(runs):
     """ "3 seeds (0, 1, 2)"."""
-    return f"{len(runs)} seed{'s' if len(runs) > 1 else ''} ({', '.join(map(str, runs))})"
+    return f"{count(runs)} ({', '.join(map(str, runs))})"
 
 
 STARTS = ("initial", "warmup", "unbiased")
@@ -160,7 +165,7 @@ def answer():
     return (
         f"**`python train.py` and nothing else: after 20 epochs the averaged weights classify {percent(alone)} of the "
         f"test images, the raw weights {percent(found['raw'])}: {over_images(alone)} points** (one seed, 95% interval "
-        f"over the test images). At half the width, over {len(runs)} seeds and with batch statistics recomputed for "
+        f"over the test images). At half the width, over {count(runs)} and with batch statistics recomputed for "
         f"both, EMA of decay 0.998 has {ema.mean():.1f}% and the raw weights have {plain.mean():.1f}%: "
         f"**{estimate(ema - plain, '+')} points** (95% interval over seeds). The decay matters little: the one chosen "
         f"on validation, `{best}` or {horizon(best, runs)}, gains "
@@ -177,9 +182,7 @@ def with_wrong_labels():
     if not runs:
         return ""
     gains = accuracy(runs, EMA, epochs(runs)[-1]) - accuracy(runs, BASELINE, epochs(runs)[-1])
-    return (
-        f" With 40% of the training labels wrong EMA is worth **{estimate(gains, '+')} points** (each of {over(runs)})."
-    )
+    return f" With 40% of the training labels wrong EMA is worth **{estimate(gains, '+')} points**, over {count(runs)}."
 
 
 def paired_gain(fixed, broken, images=10_000):
@@ -303,17 +306,16 @@ def beyond_accuracy(experiment, churn):
         values = scale * np.array([[one[label] for label in (BASELINE, EMA)] for one in found])
         means = [tables.shown(value, digits=digits) for value in values.mean(0)]
         body.append([name, *means, *tables.estimate(*mean_interval(values[:, 1] - values[:, 0]), "+", digits)])
-    return markdown(["", BASELINE, EMA, "difference", "95% interval"], [*body, churn])
+    return markdown(["", BASELINE, EMA, "difference", "95% interval"], body + churn)
 
 
 def reported_churn(report, title):
-    """The row of a group of a report.json, with the seeds that its predictions were of."""
+    """The row of a group of a report.json, with the seeds that its predictions were of; none where there is but one."""
     groups = json.loads((RESULTS / report).read_text())["groups"]
     (group,) = (group for group in groups if title in ("", group["title"]))
     table = next(table for table in group["tables"] if table["caption"].startswith("Beyond"))
-    (row,) = (row for row in table["rows"] if row[0].startswith("churn"))
     listed = re.search(r"\((\d[\d, ]*)\)", table["caption"])[1]
-    return [f"churn between seeds {listed}, %", *row[1:]]
+    return [[f"churn between seeds {listed}, %", *row[1:]] for row in table["rows"] if row[0].startswith("churn")]
 
 
 def posthoc():

@@ -108,7 +108,7 @@ def test_loss_and_calibration_are_paired_by_seed(blocks, tmp_path):
         path = write(tmp_path / "gain" / f"seed-{seed}", "--seed", seed, raw=[0.7], ema=[0.8])
         rows = [{"label": RAW, "loss": plain, "ece": 0.02}, {"label": EMA, "loss": ema, "ece": 0.01}]
         (path / "table.json").write_text(json.dumps(rows))
-    loss, calibration, churn = cells(blocks["beyond_accuracy"]("gain", ["churn", "1", "2", "3", "-"]))
+    loss, calibration, churn = cells(blocks["beyond_accuracy"]("gain", [["churn", "1", "2", "3", "-"]]))
     assert loss == ["test loss, nats", "0.5000", "0.4000", "-0.1000", "[-0.1497, -0.0503]"]  # by hand: s = 0.02
     assert calibration == ["calibration error, %", "2.00", "1.00", "-1.00", "[-1.00, -1.00]"]
     assert churn == ["churn", "1", "2", "3", "-"]
