@@ -41,6 +41,8 @@ CONSTANTS = {
     "0.998": "the guide's decay",
     "0.5": "the guide's dropout rate; --width of the experiments, in config.json",
     "0.4": "--label_noise of the experiment, in config.json",
+    "78.1": "Morales-Brotons et al. 2024, arXiv 2411.18704",
+    "86.7": "the same",
 }
 
 
@@ -366,23 +368,25 @@ def starts():
 
 
 def first_epochs():
-    """The first epochs in short: means over the seeds that all starts have, the guide's way first."""
+    """The first epochs in short: means over the seeds that all starts have."""
     begun = {}  # start to {seed: rows}
     for folder in folders("starts", "*-seed*"):
         start, _, seed = folder.name.partition("-seed")
         begun.setdefault(start, {})[int(seed)] = rows(f"starts/{folder.name}")
     common = sorted(set.intersection(*map(set, begun.values())))
-    body = []
-    for start, label in [
-        ("-", "raw"),
-        ("-", BASELINE),
-        *((start, f"ema/0.998/{policy}") for start in STARTS for policy in ("raw", "recomputed")),
-    ]:
-        runs = begun["initial" if start == "-" else start]  # the raw weights are the same whatever is averaged
-        values = np.array([[100 * row["classifiers"][label] for row in runs[seed].values()] for seed in common])
-        body.append([start, f"`{label}`", *map(tables.shown, values.mean(0))])
-    numbers = [f"epoch {epoch}" for epoch in begun["initial"][common[0]]]
-    return markdown([f"`--ema_start`, {over(dict.fromkeys(common))}", "classifier", *numbers], body, left=2)
+
+    def means(start, label):
+        runs = [begun[start][seed] for seed in common]
+        values = np.array([[100 * row["classifiers"][label] for row in run.values()] for run in runs])
+        return list(map(tables.shown, values.mean(0)))
+
+    # The raw weights are the same whatever is averaged.
+    body = [["raw weights", *means("initial", "raw"), *means("initial", BASELINE)]]
+    for start in STARTS:
+        body.append([f"EMA, `{start}`", *means(start, "ema/0.998/raw"), *means(start, EMA)])
+    numbers = list(begun["initial"][common[0]])
+    header = [f"{what}, epoch {epoch}" for what in ("raw network's statistics", "recomputed") for epoch in numbers]
+    return markdown([over(dict.fromkeys(common)), *header], body)
 
 
 def precision():
