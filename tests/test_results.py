@@ -97,10 +97,12 @@ def test_every_gain_is_over_the_raw_weights_with_the_same_statistics(blocks, tmp
     ]
 
 
-def test_epochs_saved_are_counted_up_to_the_first_crossing(blocks, tmp_path):
-    """0.70 at epoch 8 and 0.80 at 12: 0.775 is reached at 11, though the curve falls below it again at the end."""
-    write(tmp_path / "gain" / "seed-0", raw=[0.5, 0.6, 0.7, 0.775], ema=[0.4, 0.7, 0.8, 0.77])
-    np.testing.assert_allclose(blocks["epochs_to_reach"](blocks["seeds"]("gain")), [11.0])
+def test_epochs_are_saved_only_where_they_are_by_every_seed(blocks, tmp_path):
+    """Each against its own raw weights, and where a curve falls below them again later."""
+    write(tmp_path / "gain" / "seed-0", raw=[0.5, 0.6, 0.7, 0.75], ema=[0.4, 0.76, 0.76, 0.74])
+    write(tmp_path / "gain" / "seed-1", "--seed", 1, raw=[0.5, 0.6, 0.7, 0.8], ema=[0.4, 0.76, 0.81, 0.85])
+    assert blocks["epoch_reached"](blocks["seeds"]("gain")) == 12
+    assert blocks["epoch_reached"]({0: "gain/seed-0"}) == 8
 
 
 def test_loss_and_calibration_are_paired_by_seed(blocks, tmp_path):
