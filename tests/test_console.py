@@ -112,7 +112,8 @@ def test_the_data_are_told_in_lines_of_their_own(monkeypatch):
     assert lines[at + 1 : at + 3] == ["           the last 5 are held out", "           40% are wrong"]
 
 
-def test_progress_is_a_line_of_the_log_a_minute_where_there_is_no_terminal(monkeypatch, caplog):
+def told(monkeypatch, caplog, before, steps, losses, seconds):
+    """The line that so many seconds for each of the losses, `steps` steps with each, come to."""
     clock = [0.0]
     monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
     settings = types.SimpleNamespace(
@@ -120,10 +121,21 @@ def test_progress_is_a_line_of_the_log_a_minute_where_there_is_no_terminal(monke
     )
     caplog.set_level("INFO", "train")
     monkeypatch.setattr(console.log, "propagate", True)
-    with console.Progress(settings, 200) as progress:
-        for loss in (2.0, 1.0, 0.5):
-            clock[0] += 30
-            progress.update(50, loss)
+    with console.Progress(settings, before) as progress:
+        for loss in losses:
+            clock[0] += seconds
+            progress.update(steps, loss)
     (line,) = caplog.messages
-    for part in ("epoch 4", "step 300 of 1000", "loss 1.5000", "106.7 images/s", "0:07:00 left"):
+    return line
+
+
+def test_progress_is_a_line_of_the_log_a_minute_where_there_is_no_terminal(monkeypatch, caplog):
+    line = told(monkeypatch, caplog, before=200, steps=50, losses=(2.0, 1.0, 0.5), seconds=30)
+    for part in ("step 300 of 1000", "loss 1.5000", "106.7 images/s", "0:07:00 left"):
         assert part in line
+
+
+@pytest.mark.parametrize(("step", "epoch"), [(1, 1), (100, 1), (101, 2), (1000, 10)])
+def test_progress_names_the_epoch_of_the_last_step_done(monkeypatch, caplog, step, epoch):
+    line = told(monkeypatch, caplog, before=step - 1, steps=1, losses=(1.0,), seconds=60)
+    assert line.startswith(f"epoch {epoch}, step {step} of 1000")

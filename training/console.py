@@ -96,8 +96,9 @@ class Progress:
         pace = (self.step - self.first_step) / (time.monotonic() - self.started)  # steps a second, evaluations included
         left = datetime.timedelta(seconds=round((self.settings.total_steps - self.step) / pace))
         loss = self.losses / self.steps if self.steps else math.nan
+        epoch = math.ceil(self.step / self.settings.epoch_steps)  # of the last step done
         return (
-            f"epoch {self.step // self.settings.epoch_steps + 1}, step {self.step} of {self.settings.total_steps}: "
+            f"epoch {epoch}, step {self.step} of {self.settings.total_steps}: "
             f"loss {loss:.4f}, {pace * self.batch_size:.1f} images/s, {left} left"
         )
 
