@@ -185,7 +185,11 @@ def with_wrong_labels():
     if not runs:
         return ""
     gains = accuracy(runs, EMA, epochs(runs)[-1]) - accuracy(runs, BASELINE, epochs(runs)[-1])
-    return f" With 40% of the training labels wrong EMA is worth **{estimate(gains, '+')} points** over {count(runs)}."
+    each = ", ".join(tables.shown(gain, "+") for gain in gains)
+    return (
+        f" With 40% of the training labels wrong EMA is worth **{tables.shown(gains.mean(), '+')} points**, the mean of "
+        f"{count(runs)} ({each})."
+    )
 
 
 def paired_gain(fixed, broken, images=10_000):
