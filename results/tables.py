@@ -187,8 +187,8 @@ def with_wrong_labels():
     gains = accuracy(runs, EMA, epochs(runs)[-1]) - accuracy(runs, BASELINE, epochs(runs)[-1])
     each = ", ".join(tables.shown(gain, "+") for gain in gains)
     return (
-        f" With 40% of the training labels wrong EMA is worth **{tables.shown(gains.mean(), '+')} points**, the mean of "
-        f"{count(runs)} ({each})."
+        f" With 40% of the training labels wrong EMA is worth **{tables.shown(gains.mean(), '+')} points**, the mean "
+        f"of {count(runs)} ({each})."
     )
 
 
