@@ -223,7 +223,7 @@ def log():
     found = rows("guide/seed-0")
     label = Label("ema", "0.998", "raw")
     lines = [console.header(("raw", label))]
-    for epoch in (1, 2, 3, 5, 20):
+    for epoch in (1, 2, 3, 5, 10, 20):
         lines += console.evaluation(found[epoch], label)
     return "".join(f"    {line}\n" for line in lines)
 
@@ -348,44 +348,49 @@ def noise():
 
 
 def starts():
-    """Every start and policy by epoch; the raw weights of a seed are the same whatever averages are tracked."""
+    """Every start and policy by epoch, with the raw weights of the same run."""
+    body, numbers = [], set()
+    for start, runs in begun().items():
+        for seed, run in runs.items():
+            numbers |= set(run)
+            for label in run[max(run)]["classifiers"]:
+                cells = [tables.shown(100 * row["classifiers"][label]) for row in run.values()]
+                body.append([str(seed), start, f"`{label}`", *cells])
+    header = ["seed", "`--ema_start`", "classifier", *(f"epoch {epoch}" for epoch in sorted(numbers))]
+    return markdown(header, sorted(body, key=lambda row: row[:2]), left=3)
+
+
+def begun():
+    """The runs of starts: start to {seed: rows}."""
     found = {}
-    for folder in folders("starts", "*"):
-        flags = json.loads((folder / "config.json").read_text())["flags"]
-        for epoch, row in rows(f"starts/{folder.name}").items():
-            for label, value in row["classifiers"].items():
-                start = flags["ema_start"] if label.startswith("ema/") else "-"
-                found.setdefault((flags["seed"], start, label), {})[epoch] = value
-    body = [
-        [str(seed), start, f"`{label}`", *(f"{100 * values[epoch]:.2f}" for epoch in sorted(values))]
-        for (seed, start, label), values in sorted(
-            found.items(), key=lambda item: (item[0][0], item[0][1] != "-", item[0][1])
-        )
-    ]
-    epochs = [f"epoch {epoch}" for epoch in sorted(next(iter(found.values())))]
-    return markdown(["seed", "`--ema_start`", "classifier", *epochs], body, left=3)
+    for folder in folders("starts", "*-seed*"):
+        start, _, seed = folder.name.partition("-seed")
+        found.setdefault(start, {})[int(seed)] = rows(f"starts/{folder.name}")
+    return found
 
 
 def first_epochs():
-    """The first epochs in short: means over the seeds that all starts have."""
-    begun = {}  # start to {seed: rows}
-    for folder in folders("starts", "*-seed*"):
-        start, _, seed = folder.name.partition("-seed")
-        begun.setdefault(start, {})[int(seed)] = rows(f"starts/{folder.name}")
-    common = sorted(set.intersection(*map(set, begun.values())))
+    """The first epochs in short: means over the seeds that all starts have, each with the gain over its raw weights.
 
-    def means(start, label):
-        runs = [begun[start][seed] for seed in common]
-        values = np.array([[100 * row["classifiers"][label] for row in run.values()] for run in runs])
-        return list(map(tables.shown, values.mean(0)))
-
-    # The raw weights are the same whatever is averaged.
-    body = [["raw weights", *means("initial", "raw"), *means("initial", BASELINE)]]
+    The raw weights of a seed are not those of another run of it on another number of cores, which rounds otherwise.
+    """
+    found = begun()
+    common = sorted(set.intersection(*map(set, found.values())))
+    body = []
     for start in STARTS:
-        body.append([f"EMA, `{start}`", *means(start, "ema/0.998/raw"), *means(start, EMA)])
-    numbers = list(begun["initial"][common[0]])
-    header = [f"{what}, epoch {epoch}" for what in ("raw network's statistics", "recomputed") for epoch in numbers]
-    return markdown([over(dict.fromkeys(common)), *header], body)
+        cells = []
+        for statistics in ("raw", "recomputed"):
+            label = Label("ema", "0.998", statistics)
+            runs = [[row["classifiers"] for row in found[start][seed].values()] for seed in common]
+            values, plain = (
+                100 * np.array([[row[str(one)] for row in run] for run in runs]) for one in (label, label.baseline)
+            )
+            pairs = zip(values.mean(0), (values - plain).mean(0), strict=True)
+            cells += [f"{tables.shown(value)} ({tables.shown(gain, '+')})" for value, gain in pairs]
+        body.append([f"`{start}`", *cells])
+    numbers = list(found["initial"][common[0]])
+    header = [f"{what}, epoch {epoch}" for what in ("raw statistics", "recomputed") for epoch in numbers]
+    return markdown([f"`--ema_start`, {over(dict.fromkeys(common))}", *header], body)
 
 
 def precision():
