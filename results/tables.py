@@ -142,7 +142,7 @@ def over(runs):
     return f"{count(runs)} ({', '.join(map(str, runs))})"
 
 
-STARTS = ("initial", "warmup", "unbiased")
+STARTS = ("initial", "warmup", "unbiased")  # those of ema.py, whose import would take TensorFlow's seconds
 BASELINE, EMA = "raw/recomputed", "ema/0.998/recomputed"
 
 
@@ -274,16 +274,12 @@ def annealing():
     runs = [read_run(RESULTS / run) for experiment in shared("gain", "cooldown") for run in experiment.values()]
     (pair,) = find_pairs(make_groups(runs))
     found = compare(pair)
-    body = [
-        [row[0], *(f"{value} {interval}".removesuffix(" -") for value, interval in pairs(row))] for row in found.rows
-    ]
+    body = []
+    for name, *cells in found.rows:  # each number is followed by its interval
+        numbers = zip(cells[::2], cells[1::2], strict=True)
+        body.append([name, *(f"{number} {interval}".removesuffix(" -") for number, interval in numbers)])
     header = [f"after epoch {pair.epoch}, {over(dict.fromkeys(pair.seeds))}", *found.header[1::2]]
     return markdown(header, body)
-
-
-def pairs(row):
-    """The numbers of a row of the report, each with its interval."""
-    return zip(row[1::2], row[2::2], strict=True)
 
 
 def beyond():
@@ -349,14 +345,13 @@ def noise():
 
 def starts():
     """Every start and policy by epoch, with the raw weights of the same run."""
-    body, numbers = [], set()
+    body = []
     for start, runs in begun().items():
         for seed, run in runs.items():
-            numbers |= set(run)
             for label in run[max(run)]["classifiers"]:
                 cells = [tables.shown(100 * row["classifiers"][label]) for row in run.values()]
                 body.append([str(seed), start, f"`{label}`", *cells])
-    header = ["seed", "`--ema_start`", "classifier", *(f"epoch {epoch}" for epoch in sorted(numbers))]
+    header = ["seed", "`--ema_start`", "classifier", *(f"epoch {epoch}" for epoch in run)]
     return markdown(header, sorted(body, key=lambda row: row[:2]), left=3)
 
 
@@ -385,8 +380,8 @@ def first_epochs():
             values, plain = (
                 100 * np.array([[row[str(one)] for row in run] for run in runs]) for one in (label, label.baseline)
             )
-            pairs = zip(values.mean(0), (values - plain).mean(0), strict=True)
-            cells += [f"{tables.shown(value)} ({tables.shown(gain, '+')})" for value, gain in pairs]
+            means = zip(values.mean(0), (values - plain).mean(0), strict=True)
+            cells += [f"{tables.shown(value)} ({tables.shown(gain, '+')})" for value, gain in means]
         body.append([f"`{start}`", *cells])
     numbers = list(found["initial"][common[0]])
     header = [f"{what}, epoch {epoch}" for what in ("raw statistics", "recomputed") for epoch in numbers]
