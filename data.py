@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf2
 import tensorflow.compat.v1 as tf
 
-from training import cifar10, synthetic
+from training import cifar10, strategy, synthetic
 from training.errors import UserError
 
 IMAGE_SHAPE = cifar10.IMAGE_SHAPE
@@ -164,8 +164,12 @@ class Batches:
         self.order = resident(np.arange(size), "train_order")
         self.shuffle = self.order.assign(epoch_order(seed, step // self.epoch_steps, size)).op  # at each epoch's begin
 
-    def at(self, step, replica=0, replicas=1):
-        """The batch of a step, or a replica's part of it: a pure function of (seed, step, replica).
+    def at(self, step):
+        """The batch of a step; of several replicas, the part of the one that the graph is being built for."""
+        return self.part(step, *strategy.this_replica())
+
+    def part(self, step, replica, replicas):
+        """A replica's part of the batch of a step: a pure function of (seed, step, replica).
 
         Args:
           step: int64 scalar.
@@ -232,31 +236,33 @@ def _reflect(index, size):
     return size - 1 - abs(size - 1 - abs(index))
 
 
-def map_images(function, images, batch_size, first=0, end=None):
-    """`function` over images `first` to `end` - 1 in batches, as one loop on the device; nothing is dropped.
+def map_images(function, images, batch_size):
+    """`function` over all images in batches, as one loop on the device; nothing is dropped.
 
     Args:
       function: [B, 32, 32, 3] float32 in [-1, 1] to [B, K] float32.
       images: variable or tensor [N, 32, 32, 3] uint8.
       batch_size: B, or less where there are fewer images.
-      first, end: Python ints; all images if not given.
 
     Returns:
-      [end - first, K] float32.
+      [N, K] float32; of several replicas each computes a part of it.
     """
-    end = int(images.shape[0]) if end is None else end
-    count = end - first
-    batch_size = min(batch_size, count)
-    batches = math.ceil(count / batch_size)
 
-    def batch(index):
-        # The last batch repeats the last image instead of being short: shapes stay static, the surplus is cut off.
-        rows = index * batch_size + tf.range(first, first + batch_size, dtype=tf.int64)
-        indices = tf.minimum(rows, end - 1)
-        return function(to_float(tf.gather(images, indices)))
+    def rows(first, end):
+        """Those of images `first` to `end` - 1."""
+        size = min(batch_size, end - first)
+        batches = math.ceil((end - first) / size)
 
-    results = tf.map_fn(batch, tf.range(batches, dtype=tf.int64), fn_output_signature=tf.float32, parallel_iterations=1)
-    return tf.reshape(results, [batches * batch_size, -1])[:count]
+        def batch(index):
+            # The last batch repeats the last image instead of being short: shapes stay static, the surplus is cut off.
+            numbers = index * size + tf.range(first, first + size, dtype=tf.int64)
+            return function(to_float(tf.gather(images, tf.minimum(numbers, end - 1))))
+
+        numbers = tf.range(batches, dtype=tf.int64)
+        results = tf.map_fn(batch, numbers, fn_output_signature=tf.float32, parallel_iterations=1)
+        return tf.reshape(results, [batches * size, -1])[: end - first]
+
+    return strategy.in_parts(rows, int(images.shape[0]))
 
 
 def in_order(images, limit, batch_size):

@@ -186,12 +186,11 @@ class MovingAverages:
       every: they are updated every so many steps, with decay^every. A step that is skipped because it is not finite
         skips the update that falls on it.
       widths: relative widths of the power-function averages to keep too.
-      stats_list: batch statistics to average like the weights; none in the guide.
+      policies: some of BATCH_STATS; with "averaged" the batch statistics are averaged like the weights.
     """
 
-    def __init__(self, decays, start="initial", every=1, widths=(), stats_list=()):
-        self.start, self.every = start, every
-        self.stats_list = list(stats_list)
+    def __init__(self, decays, start="initial", every=1, widths=None, policies=("raw",)):
+        self.start, self.every, self.with_statistics = start, every, "averaged" in policies
         self.updates = tf.get_variable("ema_updates", [], tf.int64, initializer=tf.zeros_initializer(), trainable=False)
         self.decays = {
             str(decay): average(
@@ -201,22 +200,25 @@ class MovingAverages:
             )
             for index, decay in enumerate(decays)
         }
-        self.powers = [average(f"{w:g}", functools.partial(power_decay, w), f"_power_{w:g}") for w in widths]
+        self.powers = [average(f"{w:g}", functools.partial(power_decay, w), f"_power_{w:g}") for w in widths or []]
 
-    def emas(self, decay, statistics):
-        """The tf.train.ExponentialMovingAverage objects that a test classifier takes its variables from.
+    def of(self, label, batch_stats):
+        """What keeps the variables that a test classifier reads in place of the raw network's.
 
         Args:
-          decay: as typed, or None for the raw weights.
-          statistics: "averaged" for those of the batch statistics too.
+          label: training.labels.Label of the classifier; nothing is kept for the raw one.
+          batch_stats: the raw network's.
 
         Returns:
-          Tuple, for `ema_getter`.
+          List of tf.train.ExponentialMovingAverage and the like, for `ema_getter`.
         """
-        if decay is None:
-            return ()
-        one = self.decays[decay]
-        return (one.of_weights, one.of_statistics) if statistics == "averaged" else (one.of_weights,)
+        one = self.decays[label.decay] if label.weights == "ema" else None
+        found = [one.of_weights] if one else []
+        if label.statistics == "averaged":
+            found.append(one.of_statistics)
+        if label.statistics == "recomputed":
+            found.append(Recomputed(label, batch_stats))
+        return found
 
     def describe(self, total_steps, epoch_steps):
         """Lines for the log: what each decay means for a run of so many steps, with a warning where it is too long."""
@@ -241,22 +243,25 @@ class MovingAverages:
                 )
         return lines
 
-    def apply(self, var_list, step):
+    def apply(self, var_list, batch_stats, step):
         """Updates every shadow, or does nothing where `step` is not a multiple of `every`.
 
         Args:
-          var_list: the trainable variables.
+          var_list, batch_stats: the trainable variables, and the batch statistics, which only "averaged" averages.
           step: integer scalar tensor, the number of steps done.
 
         Returns:
           A tensor that depends on the updates.
         """
-        if self.every == 1:
-            return after(self._update(var_list))
-        due = tf.equal(step % self.every, 0)
-        return tf.cond(due, lambda: after(self._update(var_list)), lambda: after())
 
-    def _update(self, var_list):
+        def update(strategy):
+            moved = lambda: after(self._update(var_list, batch_stats))  # noqa: E731
+            return moved() if self.every == 1 else tf.cond(tf.equal(step % self.every, 0), moved, after)
+
+        # Once for all replicas, whose weights are the same: each by itself would ask all for the mean of them.
+        return tf.distribute.get_replica_context().merge_call(update)
+
+    def _update(self, var_list, batch_stats):
         t = self.updates.assign_add(1, read_value=True)
         operations = [t]
         for one in [*self.decays.values(), *self.powers]:
@@ -264,8 +269,8 @@ class MovingAverages:
             set_decay = [] if constant else [one.decay.assign(tf.cast(one.schedule(t), tf.float32))]
             with tf.control_dependencies(set_decay):
                 operations.append(one.of_weights.apply(var_list))
-                if self.stats_list:
-                    operations.append(one.of_statistics.apply(self.stats_list))
+                if self.with_statistics:
+                    operations.append(one.of_statistics.apply(batch_stats))
         return tf.group(operations)
 
 
@@ -281,46 +286,47 @@ def after(*operations):
 BATCH_STATS = ("raw", "averaged", "recomputed")
 
 
-def recomputed_getter(inner, label, batch_stats):
-    """A getter that gives a classifier batch statistics of its own, and takes everything else from `inner`.
+class Recomputed:
+    """Batch statistics of a classifier's own, which `ema_getter` hands out like averages.
+
+    They are local variables: every evaluation computes them anew, so no checkpoint needs them.
 
     Args:
-      inner: the getter of the weights; `ema_getter()` for the raw ones.
-      label: the classifier's, in the names of its statistics. They are local variables: every
-        evaluation computes them anew, so no checkpoint needs them.
+      label: the classifier's, in their names.
       batch_stats: the raw network's.
     """
-    # Made here and not by the first call of the network: that may come in a loop on the device, and a variable made
-    # inside a loop is read there once, before the first iteration.
-    own = {
-        variable.op.name: tf.get_variable(
-            f"recomputed/{label}/{variable.op.name}",
-            variable.shape,
-            initializer=tf.zeros_initializer(),
-            trainable=False,
-            collections=[tf.GraphKeys.LOCAL_VARIABLES],
-        )
-        for variable in batch_stats
-    }
 
-    def getter(getter, name, *args, **kwargs):
-        variable = inner(getter, name, *args, **kwargs)
-        return own.get(name, variable)
+    def __init__(self, label, batch_stats):
+        # Made here and not by the first call of the network: that may come in a loop on the device, and a variable made
+        # inside a loop is read there once, before the first iteration.
+        self.own = {
+            variable.ref(): tf.get_variable(
+                f"recomputed/{label}/{variable.op.name}",
+                variable.shape,
+                initializer=tf.zeros_initializer(),
+                trainable=False,
+                collections=[tf.GraphKeys.LOCAL_VARIABLES],
+            )
+            for variable in batch_stats
+        }
 
-    return getter
+    def average(self, variable):
+        """As of tf.train.ExponentialMovingAverage: what is handed out in place of `variable`, or None."""
+        return self.own.get(variable.ref())
 
 
-def recompute(network, batch, batches, seed=0):
+def recompute(network, batch, batches, seed=0, dropout_rate=0.0):
     """Recomputes a classifier's batch statistics: the mean of those of `batches` batches of training images.
 
     Each batch norm sees what the layers before it give when they use the statistics of the batch, as in training.
 
     Args:
-      network: the classifier; its statistics are those that a `recomputed_getter` gives it or, without one, the raw
+      network: the classifier; its statistics are those that a `Recomputed` keeps for it or, without one, the raw
         network's own. Called in its training phase, with internal_update=True.
       batch: function from the index of a batch (int64 scalar) to images [N, H, W, C] float32.
       batches: how many, at least 1.
       seed: Python int; dropout, if it is on, is a pure function of (seed, index).
+      dropout_rate: 0 turns dropout off.
 
     Returns:
       The operation that does it.
@@ -333,6 +339,7 @@ def recompute(network, batch, batches, seed=0):
             phase=True,
             reuse=True,
             internal_update=True,
+            dropout_rate=dropout_rate,
             seed=tf.stack([tf.constant(seed, tf.int64), index]),
             momentum=seen / (seen + 1),  # cumulative mean: the first batch counts in full
         )

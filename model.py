@@ -58,7 +58,8 @@ def batch_norm(x, phase, internal_update=False, momentum=BATCH_NORM_MOMENTUM):
       x: [N, H, W, C] or [N, C], float32 or bfloat16.
       phase: True to train, False to test.
       internal_update: where the moving averages are updated in the training phase: before the
-        output is available (True), or by the operations left in the `update_ops` collection (False).
+        output is available (True), by the operations left in the `update_ops` collection (False),
+        or by the caller, for whom a list takes the pairs (new value, variable).
       momentum: of the moving averages; a number or a scalar tensor.
 
     Returns:
@@ -88,14 +89,18 @@ def batch_norm(x, phase, internal_update=False, momentum=BATCH_NORM_MOMENTUM):
     )
     count = tf.cast(tf.size(images) // channels, tf.float32)
     batch_var *= (count - 1) / count
-    updates = [
-        variable.assign(tf.math.multiply_no_nan(variable, momentum) + (1 - momentum) * batch)
+    moved = [
+        (tf.math.multiply_no_nan(variable, momentum) + (1 - momentum) * batch, variable)
         for variable, batch in ((mean, batch_mean), (var, batch_var))
     ]
-    if not internal_update:
-        for update in updates:
-            tf.add_to_collection(tf.GraphKeys.UPDATE_OPS, update)
-        updates = []
+    updates = []
+    if isinstance(internal_update, list):
+        internal_update.extend(moved)
+    elif internal_update:
+        updates = [variable.assign(value) for value, variable in moved]
+    else:
+        for value, variable in moved:
+            tf.add_to_collection(tf.GraphKeys.UPDATE_OPS, variable.assign(value))
     output = output if x.shape.rank == 4 else output[:, 0, 0, :]
     with tf.control_dependencies(updates):
         return tf.identity(output)  # the graph optimiser keeps what an identity waits for, not so with every op
@@ -228,3 +233,8 @@ def cross_entropy(logits, labels, smoothing=0.0):
         return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits))
     targets = (1 - smoothing) * tf.one_hot(labels, CLASSES) + smoothing / CLASSES
     return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits_v2(labels=targets, logits=logits))
+
+
+def count_correct(logits, labels):
+    """How many images are classified right: int64 scalar, for logits [N, 10] and labels [N] int64."""
+    return tf.math.count_nonzero(tf.equal(tf.argmax(logits, 1), labels))

@@ -101,7 +101,7 @@ class RestoredRun:
             first = self.dataset.train.images[: self.flags.recompute_size]
             batches = data.in_order(data.resident(first, "first_images"), len(first), BATCH)
             rate = self.flags.dropout if self.flags.recompute_dropout else 0.0
-            return ema.recompute(functools.partial(self.classifier, dropout_rate=rate), *batches, self.flags.seed)
+            return ema.recompute(self.classifier, *batches, self.flags.seed, rate)
 
         return Network(build)
 

@@ -73,7 +73,7 @@ def measure(args):
     tf.disable_eager_execution()
     import data
     import train
-    from training import config, parallel, settings, strategy, synthetic
+    from training import config, parallel, settings, synthetic
 
     argv = ["--dataset", "synthetic", "--width", str(args.width), "--device", args.device, "--run_dir", "unused"]
     argv += ["--precision", "float32", "--batch_size", str(args.batch_size * args.replicas)]
@@ -84,9 +84,8 @@ def measure(args):
     dataset = data.Dataset(split, data.Split(*(array[:10] for array in split)), "synthetic")
     with tf.Graph().as_default(), place.scope():
         graph = train.build(settings.resolve(flags, place.device, len(split.labels), None, place.replicas), dataset)
-        feeds = data.resident_feeds() | strategy.initial_feeds()
         with place.session() as session:
-            session.run([tf.global_variables_initializer(), tf.local_variables_initializer()], feeds)
+            session.run([tf.global_variables_initializer(), tf.local_variables_initializer()], graph.feeds)
             seconds = []
             for until in range(1, args.steps + 2):
                 started = time.perf_counter()

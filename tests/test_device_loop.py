@@ -9,26 +9,29 @@ from training import device_loop
 XLA = pytest.mark.parametrize("xla", [False, True], ids=["plain", "compiled"])
 
 
+@XLA
 @pytest.mark.parametrize("bad", [None, np.nan, np.inf, -np.inf], ids=str)
-@pytest.mark.parametrize("place", [0, 1])
-def test_update_is_done_where_all_is_finite_and_taken_back_where_not(session, initialised, bad, place):
+@pytest.mark.parametrize("place", ["loss", "gradient", "statistic"])
+def test_update_is_done_where_all_is_finite_and_else_nothing_changes(session, initialised, bad, place, xla):
+    step = tf.get_variable("step", [], tf.int64, initializer=tf.zeros_initializer())
     weight, statistic = (tf.get_variable(name, [], initializer=tf.zeros_initializer()) for name in ("w", "s"))
-    values = tf.placeholder(tf.float32, [2, 3])
-    with tf.control_dependencies(before := device_loop.remember([statistic])):
-        changed = statistic.assign(7.0)  # as batch norm does before anyone knows
+    values = {"loss": 1.0, "gradient": [1.0, 1.0, 1.0], "statistic": 7.0}
+    if bad is not None:
+        values[place] = [1.0, bad, 1.0] if place == "gradient" else bad
 
-    def update():
-        with tf.control_dependencies([weight.assign(5.0)]):
+    def update(gradients, statistics):
+        changed = [weight.assign(5.0 * gradients[0][0][0]), *(variable.assign(value) for value, variable in statistics)]
+        with tf.control_dependencies(changed):
             return tf.constant(True)
 
-    with tf.control_dependencies([changed]):
-        finite = device_loop.update_if_finite([values[0], values[1]], update, [statistic], before)
+    def gradients_at(now):
+        loss, gradient, moved = (tf.constant(values[name]) for name in ("loss", "gradient", "statistic"))
+        return loss, now, [(gradient, weight)], [(statistic + moved, statistic)]
+
+    loop = device_loop.build_loop(gradients_at, update, step, xla)
     initialised()
-    fed = np.ones([2, 3])
-    if bad is not None:
-        fed[place, 1] = bad
-    assert session.run(finite, {values: fed}) == (bad is None)
-    assert session.run([weight, statistic]) == ([5, 7] if bad is None else [0, 0])
+    session.run(loop.train, {loop.until: 1})
+    assert session.run([step, weight, statistic]) == [1, *([5, 7] if bad is None else [0, 0])]
 
 
 class Counting:
@@ -39,12 +42,10 @@ class Counting:
         self.step = tf.get_variable("step", [], tf.int64, initializer=tf.zeros_initializer())
         finite = tf.constant(finite)
 
-        def one_step(now):
-            with tf.control_dependencies([self.step.assign_add(1)]):
-                loss = tf.cast(now + 1, tf.float32) / tf.where(finite[now], 1.0, 0.0)
-                return device_loop.Step(tf.identity(loss), now, finite[now])
+        def gradients_at(now):
+            return tf.cast(now + 1, tf.float32) / tf.where(finite[now], 1.0, 0.0), now, [], []
 
-        self.loop = device_loop.build_loop(one_step, self.step, xla)
+        self.loop = device_loop.build_loop(gradients_at, lambda *_: tf.constant(True), self.step, xla)
 
     def train(self, until):
         return self.session.run(self.loop.train, {self.loop.until: until})

@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "model": set(),
     "ema": set(),
     "training": {"training"},
-    "data": {"training.errors", "training.cifar10", "training.synthetic"},
+    "data": {"training.errors", "training.cifar10", "training.synthetic", "training.strategy"},
     "analysis": {"training", "analysis", "model", "ema", "data"},
     "train": (DOOR | PACKAGES) - {"evaluate", "report"},
     "evaluate": (DOOR | PACKAGES) - {"train", "report"},

@@ -207,6 +207,20 @@ def test_external_updates_wait_in_the_collection(session, initialised, random):
     assert np.all(np.array(session.run(statistics)) != [[0] * 3, [1] * 3])
 
 
+def test_a_list_takes_the_updates_that_the_caller_does(session, initialised, random):
+    x = random.normal(size=(8, 3)).astype(np.float32)
+    updates = []
+    output = model.batch_norm(tf.constant(x), phase=True, internal_update=updates)
+    initialised()
+    session.run(output)
+    mean, var = (next(v for v in tf.global_variables() if v.op.name == name) for name in ("mean", "var"))
+    assert [variable for _, variable in updates] == [mean, var] and tf.get_collection("update_ops") == []
+    np.testing.assert_array_equal(session.run([mean, var]), [np.zeros(3), np.ones(3)])
+    session.run([variable.assign(value) for value, variable in updates])
+    np.testing.assert_allclose(session.run(mean), 0.01 * x.mean(0), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(session.run(var), 0.99 + 0.01 * x.var(0), rtol=1e-5)
+
+
 def test_internal_updates_run_before_the_output_and_leave_the_collection_empty(session, initialised, random):
     x = random.normal(size=(8, 3))
     output = model.batch_norm(tf.constant(x, tf.float32), phase=True, internal_update=True)

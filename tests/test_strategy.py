@@ -205,7 +205,7 @@ def test_each_image_is_in_one_replicas_part_of_one_batch_of_an_epoch():
         images = np.broadcast_to(numbers[:, None, None, None], (64, *data.IMAGE_SHAPE))
         batches = data.Batches(data.Split(images, numbers.astype(np.int64)), 16, 3, step)
         at = tf.placeholder(tf.int64, [])
-        parts = [batches.at(at, replica, 4) for replica in range(4)]
+        parts = [batches.part(at, replica, 4) for replica in range(4)]
         whole = batches.at(at)
         tiny.initialise(session)
         session.run(batches.shuffle)

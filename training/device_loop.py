@@ -5,15 +5,9 @@ from typing import NamedTuple
 import tensorflow as tf2
 import tensorflow.compat.v1 as tf
 
+from training import strategy
+
 MAX_SKIPPED = 10  # steps in a row without a finite loss and gradients end the loop
-
-
-class Step(NamedTuple):
-    """What one training step gives; available when all that the step changes is changed."""
-
-    loss: tf.Tensor  # scalar float32, nats
-    correct: tf.Tensor  # scalar int64, images of the batch that were classified right
-    finite: tf.Tensor  # scalar bool; a step that is not finite changes nothing but the count of steps
 
 
 class Progress(NamedTuple):
@@ -39,45 +33,22 @@ class Loop(NamedTuple):
     reset: tf.Operation
 
 
-def remember(variables):
-    """The values that `variables` have now."""
-    return [variable.read_value() for variable in variables]
-
-
 def all_finite(values):
     """Scalar bool: whether every element of the tensors in `values` is finite."""
     return tf.reduce_all([tf.reduce_all(tf.math.is_finite(value)) for value in values])
 
 
-def update_if_finite(values, update, variables, before):
-    """Does `update` where all `values` are finite, else gives `variables` the values of `before` back.
+def build_loop(gradients_at, update, step, xla):
+    """The loop over training steps, from the current one up to a placeholder, on one device or on all replicas.
 
-    One NaN that gets into a weight, an average or a batch statistic stays there for ever.
-
-    Args:
-      values: tensors, of any float dtype and shape.
-      update: function without arguments that builds the update and returns a tensor that depends on it.
-      variables, before: what was changed already, and what `remember` gave.
-
-    Returns:
-      Scalar bool: whether all are finite; available when it is done.
-    """
-    finite = all_finite(values)
-
-    def put_back():
-        assigned = [variable.assign(value) for variable, value in zip(variables, before, strict=True)]
-        with tf.control_dependencies(assigned):
-            return tf.constant(True)
-
-    with tf.control_dependencies([tf.cond(finite, update, put_back)]):
-        return tf.identity(finite)
-
-
-def build_loop(one_step, step, xla):
-    """The loop over `one_step`, from the current step up to a placeholder.
+    A step is `gradients_at` and then, where all that it gives is finite, `update`. One that is not finite changes
+    nothing: a NaN that gets into a weight, an average or a batch statistic stays there for ever.
 
     Args:
-      one_step: function from the step (int64 scalar) to a `Step`.
+      gradients_at: function from the step (int64 scalar) to (loss, correct, gradients, statistics): the mean loss of
+        its batch, the number of images (int64) that are classified right, and lists of (gradient, variable) and of
+        (new value, variable).
+      update: function from gradients and statistics to a tensor that depends on the update.
       step: int64 variable, counts the steps.
       xla: compile the whole loop into one program. A step on a GPU is so short that launching its hundreds of kernels
         one by one would dominate; on a CPU the plain kernels are many times faster than XLA's.
@@ -88,20 +59,31 @@ def build_loop(one_step, step, xla):
     in_a_row = _counter("skipped_in_a_row")
     totals = Totals(_counter("loss_sum", tf.float32), _counter("correct_sum"), _counter("skipped_sum"))
 
+    def checked(now):
+        loss, correct, gradients, statistics = gradients_at(now)
+        finite = all_finite([loss, *(value for value, _ in gradients + statistics)])
+        return finite, loss, correct, gradients, statistics
+
+    compute, update = strategy.on_replicas(checked, update)
+
     def body(now, in_a_row, losses, corrects, skipped):
-        loss, correct, finite = one_step(now)
-        counts = tf.cast(finite, tf.int64)
-        return (
-            now + 1,
-            (in_a_row + 1) * (1 - counts),
-            losses + tf.where(finite, loss, 0.0),
-            corrects + correct * counts,
-            skipped + 1 - counts,
-        )
+        finite, loss, correct, gradients, statistics = compute(now)
+        done = tf.cond(finite, lambda: update(gradients, statistics), lambda: tf.constant(True))
+        with tf.control_dependencies([done]):
+            counted = step.assign_add(1)
+        with tf.control_dependencies([counted]):
+            counts = tf.cast(finite, tf.int64)
+            return (
+                now + 1,
+                (in_a_row + 1) * (1 - counts),
+                losses + tf.where(finite, loss, 0.0),
+                corrects + correct * counts,
+                skipped + 1 - counts,
+            )
 
     def run(until):
         # One iteration at a time: the reads of the next must see the writes of this one.
-        before = remember((step, in_a_row, *totals))
+        before = [variable.read_value() for variable in (step, in_a_row, *totals)]
         now, *sums = tf.while_loop(
             lambda now, in_a_row, *_: (now < until) & (in_a_row < MAX_SKIPPED), body, before, parallel_iterations=1
         )

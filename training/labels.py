@@ -37,6 +37,15 @@ class Label(NamedTuple):
         raise ValueError(f"{text!r} is not the label of a classifier")
 
     @property
+    def recomputed(self):
+        """Whether the batch statistics are its own, recomputed before every evaluation."""
+        return self.statistics == "recomputed"
+
+    def replaced(self, var_class, batch_stats):
+        """Those of the raw network's weights and batch statistics that the classifier reads others in place of."""
+        return (var_class if self.weights == "ema" else []) + (batch_stats if self.statistics != "raw" else [])
+
+    @property
     def baseline(self):
         """The label that this one is fairly compared with: the raw weights, with recomputed statistics if it has such.
 

@@ -94,9 +94,9 @@ class OneDevice:
         """The session that the run is trained in, a context manager."""
         return device.session()
 
-    def trainer(self, *args):
-        """The Trainer of these arguments."""
-        return Trainer(*args)
+    def trainer(self, settings, dataset, graph, session, stop):
+        """The Trainer of the run."""
+        return Trainer(settings, dataset, graph, self.directory, session, stop)
 
 
 class Mirrored(OneDevice):
@@ -199,7 +199,7 @@ class Workers(OneDevice):
             raise ValueError
         return next((number for number, share in zip(signals.NAMES, heard, strict=False) if share > 0), None)
 
-    def trainer(self, settings, dataset, graph, feeds, directory, session, stop):
+    def trainer(self, settings, dataset, graph, session, stop):
         values = vars(settings.flags) | settings.resolved()
         values |= {"epoch_steps": settings.epoch_steps, "tensorflow": tf.__version__}
         values |= {name: split.labels.tobytes().hex() for name, split in dataset.evaluated.items()}
@@ -208,11 +208,11 @@ class Workers(OneDevice):
             {name: value for name, value in values.items() if name not in HERE},
             "was started with other flags, data or versions: start all with the same command, data and versions",
         )
-        arguments = settings, dataset, graph, feeds, directory, session, AgreedStop(self, stop)
+        arguments = settings, dataset, graph, self.directory, session, AgreedStop(self, stop)
         trainer = Trainer(*arguments) if self.task.chief else Follower(*arguments)
         self._check_same(
             trainer.step,
-            f"resumed from another step (here {trainer.step}): {directory.path} has to be one directory for all",
+            f"resumed from another step (here {trainer.step}): {self.directory.path} has to be one directory for all",
         )
         self.watchdog.begun = True
         return trainer

@@ -32,6 +32,16 @@ class Settings:
     def total_steps(self):
         return self.flags.epochs * self.epoch_steps
 
+    def learning_rate(self, step):
+        """As schedule.learning_rate, after `step` steps."""
+        cooldown_steps = self.flags.lr_cooldown * self.epoch_steps
+        return schedule.learning_rate(self.flags.learning_rate, step, self.total_steps, cooldown_steps)
+
+    @property
+    def recompute_dropout(self):
+        """The rate of dropout while batch statistics are recomputed."""
+        return self.flags.dropout if self.flags.recompute_dropout else 0.0
+
     @property
     def primary(self):
         """The label of the first EMA classifier, which the gain is of."""

@@ -24,8 +24,7 @@ class Trainer:
     Args:
       settings: training.settings.Settings.
       dataset: train, test and perhaps validation, each with `labels`; `evaluated`, name to such; `source`.
-      graph: step, loop, shuffle, averages, tested and var_class, as train.Graph, built in the default graph.
-      feeds: for the initializers of the local variables.
+      graph: step, loop, shuffle, averages, tested, var_class and feeds, as train.Graph, built in the default graph.
       directory: training.run_directory.RunDirectory, entered.
       session: on the default graph.
       stop: signals.Stop.
@@ -33,12 +32,12 @@ class Trainer:
 
     shows_progress = True
 
-    def __init__(self, settings, dataset, graph, feeds, directory, session, stop):
+    def __init__(self, settings, dataset, graph, directory, session, stop):
         self.settings, self.flags, self.dataset, self.graph = settings, settings.flags, dataset, graph
         self.directory, self.session, self.stop = directory, session, stop
         self.saver = Saver()
         with captured_stderr():
-            session.run([tf.global_variables_initializer(), tf.local_variables_initializer()], feeds)
+            session.run([tf.global_variables_initializer(), tf.local_variables_initializer()], graph.feeds)
         state = directory.restore(self.saver, session) or {}
         self.step = self.saved_step = state.get("step", 0)
         self.saved_at = time.monotonic()

@@ -16,7 +16,6 @@ import sys
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-import data
 import train
 from support.tiny import EPOCH_STEPS, dataset
 from training import config, parallel, settings, strategy
@@ -40,14 +39,13 @@ def main(argv, file):
     train.cross_entropy = spoilt
     with tf.Graph().as_default(), place.scope():
         graph = train.build(settings.resolve(flags, place.device, len(dataset().train.labels), replicas=2), dataset())
-        feeds = data.resident_feeds() | strategy.initial_feeds()
         copies = {
             f"{variable.op.name}@{index}": copy
             for variable in tf.global_variables()
             for index, copy in enumerate(tf.distribute.get_strategy().experimental_local_results(variable))
         }
         with place.session() as session:
-            session.run([tf.global_variables_initializer(), tf.local_variables_initializer()], feeds)
+            session.run([tf.global_variables_initializer(), tf.local_variables_initializer()], graph.feeds)
             found, before = {"losses": []}, 0
             for until in UNTIL:
                 if before % EPOCH_STEPS == 0:
