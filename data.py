@@ -11,12 +11,13 @@ import numpy as np
 import tensorflow as tf2
 import tensorflow.compat.v1 as tf
 
-from training import cifar10, strategy, synthetic
-from training.errors import UserError
+from training import cifar10, replicas, synthetic
+from training.command import UserError
 
 IMAGE_SHAPE = cifar10.IMAGE_SHAPE
 CLASSES = cifar10.CLASSES
 MAX_SHIFT = 4  # pixels, in each direction
+RECOMPUTED_IMAGES = 5000  # the first of training; statistics over more of them move no accuracy by more than noise
 RESIDENT = "resident_arrays"  # graph collection of (placeholder, array)
 
 
@@ -83,7 +84,7 @@ def load_to_evaluate(flags):
     """As `load_for`, with no more training images than batch statistics are recomputed over."""
     if flags.validation_size:
         return load_for(flags)
-    train_size = min(flags.recompute_size, flags.train_size or flags.recompute_size)
+    train_size = min(RECOMPUTED_IMAGES, flags.train_size or RECOMPUTED_IMAGES)
     return _first(flags.dataset, flags.data_dir, train_size, flags.test_size)
 
 
@@ -152,12 +153,10 @@ class Batches:
       seed: Python int.
       step: int64 variable, the number of steps done.
       augmented: whether the images are flipped and shifted at random.
-      seed_dtype: of the seeds of dropout; see `model.words`.
     """
 
-    def __init__(self, split, batch_size, seed, step, augmented=False, seed_dtype=tf.int32):
+    def __init__(self, split, batch_size, seed, step, augmented=False):
         size = len(split.labels)
-        self.seed_dtype = seed_dtype
         self.batch_size, self.seed, self.augmented = batch_size, seed, augmented
         self.epoch_steps = size // batch_size
         self.images, self.labels = resident(split.images, "train_images"), resident(split.labels, "train_labels")
@@ -166,7 +165,7 @@ class Batches:
 
     def at(self, step):
         """The batch of a step; of several replicas, the part of the one that the graph is being built for."""
-        return self.part(step, *strategy.this_replica())
+        return self.part(step, *replicas.this_replica())
 
     def part(self, step, replica, replicas):
         """A replica's part of the batch of a step: a pure function of (seed, step, replica).
@@ -176,7 +175,7 @@ class Batches:
           replica, replicas: Python ints; replica number `replica` of so many, a divisor of B.
 
         Returns:
-          Images [B / replicas, 32, 32, 3] float32, labels [B / replicas] int64, dropout's seed [2].
+          Images [B / replicas, 32, 32, 3] float32, labels [B / replicas] int64, dropout's seed [2] int32.
         """
         first, size = step % self.epoch_steps * self.batch_size, self.batch_size // replicas
         if replicas > 1:
@@ -186,7 +185,7 @@ class Batches:
         if replicas > 1:
             seed = tf2.random.experimental.stateless_fold_in(seed, replica, "philox")
         seeds = tf2.random.split(seed, 2, "philox")
-        dropout_seed, augment_seed = tf.unstack(tf.cast(seeds, self.seed_dtype))
+        dropout_seed, augment_seed = tf.unstack(tf.cast(seeds, tf.int32))
         images = tf.gather(self.images, indices)
         if self.augmented:
             images = augment(images, augment_seed)
@@ -262,11 +261,11 @@ def map_images(function, images, batch_size):
         results = tf.map_fn(batch, numbers, fn_output_signature=tf.float32, parallel_iterations=1)
         return tf.reshape(results, [batches * size, -1])[: end - first]
 
-    return strategy.in_parts(rows, int(images.shape[0]))
+    return replicas.in_parts(rows, int(images.shape[0]))
 
 
-def in_order(images, limit, batch_size):
-    """The first `limit` images in batches of nearly `batch_size`, all of one size; fewer than a batch may be left over.
+def first_images(images, batch_size):
+    """The first RECOMPUTED_IMAGES in batches of nearly `batch_size`, all of one size; fewer than one may be left over.
 
     Args:
       images: variable or tensor [N, 32, 32, 3] uint8.
@@ -274,7 +273,7 @@ def in_order(images, limit, batch_size):
     Returns:
       (function from the index of a batch, int64 scalar, to images [B, 32, 32, 3] float32 in [-1, 1]; their number).
     """
-    size = min(limit, images.shape[0])
+    size = min(RECOMPUTED_IMAGES, images.shape[0])
     batches = math.ceil(size / batch_size)
     batch_size = size // batches
 

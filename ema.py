@@ -181,23 +181,17 @@ class MovingAverages:
     """All averages of a run, updated together.
 
     Args:
-      decays: floats whose str() names them; the first is the primary one.
+      decays: as text, which names them; the first is the primary one.
       start: one of STARTS.
-      every: they are updated every so many steps, with decay^every. A step that is skipped because it is not finite
-        skips the update that falls on it.
-      widths: relative widths of the power-function averages to keep too.
       policies: some of BATCH_STATS; with "averaged" the batch statistics are averaged like the weights.
+      widths: relative widths of the power-function averages to keep too.
     """
 
-    def __init__(self, decays, start="initial", every=1, widths=None, policies=("raw",)):
-        self.start, self.every, self.with_statistics = start, every, "averaged" in policies
+    def __init__(self, decays, start="initial", policies=("raw",), widths=None):
+        self.start, self.with_statistics = start, "averaged" in policies
         self.updates = tf.get_variable("ema_updates", [], tf.int64, initializer=tf.zeros_initializer(), trainable=False)
         self.decays = {
-            str(decay): average(
-                str(decay),
-                functools.partial(scheduled_decay, float(decay) ** every, start),
-                decay_suffix(decay, index),
-            )
+            decay: average(decay, functools.partial(scheduled_decay, float(decay), start), decay_suffix(decay, index))
             for index, decay in enumerate(decays)
         }
         self.powers = [average(f"{w:g}", functools.partial(power_decay, w), f"_power_{w:g}") for w in widths or []]
@@ -225,12 +219,12 @@ class MovingAverages:
         lines = []
         for decay in self.decays:
             horizon = 1 / (1 - float(decay))
-            share = initial_share(float(decay) ** self.every, self.start, total_steps // self.every)
+            share = initial_share(float(decay), self.start, total_steps)
             lines.append(
                 f"ema        decay {decay}, start {self.start}: horizon {horizon:.4g} steps = "
                 f"{horizon / epoch_steps:.2g} epochs; {share:.1%} of the initial weights left at the end"
             )
-            reached = warmup_steps(float(decay) ** self.every) * self.every
+            reached = warmup_steps(float(decay))
             if self.start == "warmup" and reached > total_steps:
                 lines.append(
                     f"warning: decay {decay} would rule from step {reached:,} on: until then the warm-up does, and all "
@@ -243,20 +237,19 @@ class MovingAverages:
                 )
         return lines
 
-    def apply(self, var_list, batch_stats, step):
-        """Updates every shadow, or does nothing where `step` is not a multiple of `every`.
+    def apply(self, var_list, batch_stats):
+        """Updates every shadow.
 
         Args:
           var_list, batch_stats: the trainable variables, and the batch statistics, which only "averaged" averages.
-          step: integer scalar tensor, the number of steps done.
 
         Returns:
           A tensor that depends on the updates.
         """
 
         def update(strategy):
-            moved = lambda: after(self._update(var_list, batch_stats))  # noqa: E731
-            return moved() if self.every == 1 else tf.cond(tf.equal(step % self.every, 0), moved, after)
+            with tf.control_dependencies([self._update(var_list, batch_stats)]):
+                return tf.constant(True)
 
         # Once for all replicas, whose weights are the same: each by itself would ask all for the mean of them.
         return tf.distribute.get_replica_context().merge_call(update)
@@ -272,12 +265,6 @@ class MovingAverages:
                 if self.with_statistics:
                     operations.append(one.of_statistics.apply(batch_stats))
         return tf.group(operations)
-
-
-def after(*operations):
-    """A tensor that depends on `operations`: what a branch of tf.cond has to return."""
-    with tf.control_dependencies(operations):
-        return tf.constant(True)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -315,18 +302,17 @@ class Recomputed:
         return self.own.get(variable.ref())
 
 
-def recompute(network, batch, batches, seed=0, dropout_rate=0.0):
+def recompute(network, batch, batches):
     """Recomputes a classifier's batch statistics: the mean of those of `batches` batches of training images.
 
-    Each batch norm sees what the layers before it give when they use the statistics of the batch, as in training.
+    Each batch norm sees what the layers before it give when they use the statistics of the batch, as in training, but
+    without dropout, which is off at test time too.
 
     Args:
       network: the classifier; its statistics are those that a `Recomputed` keeps for it or, without one, the raw
         network's own. Called in its training phase, with internal_update=True.
       batch: function from the index of a batch (int64 scalar) to images [N, H, W, C] float32.
       batches: how many, at least 1.
-      seed: Python int; dropout, if it is on, is a pure function of (seed, index).
-      dropout_rate: 0 turns dropout off.
 
     Returns:
       The operation that does it.
@@ -339,8 +325,7 @@ def recompute(network, batch, batches, seed=0, dropout_rate=0.0):
             phase=True,
             reuse=True,
             internal_update=True,
-            dropout_rate=dropout_rate,
-            seed=tf.stack([tf.constant(seed, tf.int64), index]),
+            dropout_rate=0.0,
             momentum=seen / (seen + 1),  # cumulative mean: the first batch counts in full
         )
         with tf.control_dependencies([logits]):

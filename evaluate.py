@@ -6,20 +6,21 @@ python evaluate.py export --run_dir runs/20260101-120000 --output model    # a S
 python evaluate.py predict --run_dir runs/20260101-120000 cat.jpg photos   # raw and EMA side by side
 """
 
-from analysis.options import build_evaluate_parser
-from training.errors import or_exit, start
-from training.stderr import import_tensorflow
-
 if __name__ == "__main__":
-    ARGS = start(build_evaluate_parser().parse_args)  # before TensorFlow's import, which takes seconds
-    import_tensorflow()
+    from analysis import arguments
+    from training import command
+
+    command.run("evaluate", arguments.evaluate_parser().parse_args)
 
 import tensorflow.compat.v1 as tf
 
 from analysis import export, posthoc, predict, table
 
+tf.disable_eager_execution()
+
 COMMANDS = {"table": table.main, "posthoc": posthoc.main, "export": export.main, "predict": predict.main}
 
-if __name__ == "__main__":
-    tf.disable_eager_execution()
-    or_exit(COMMANDS[ARGS.command], ARGS)
+
+def main(arguments):
+    """Runs the sub-command."""
+    COMMANDS[arguments.command](arguments)

@@ -125,13 +125,12 @@ def words(seed):
     XLA looks at the lower 32 bits of a seed alone, the plain kernels at all 64, where a negative int32 has its sign.
 
     Args:
-      seed: integers [2]: int32, read as unsigned; int64 is left as it is, and draws the same only below 2^32.
+      seed: int32 [2], read as unsigned.
 
     Returns:
       int64 [2].
     """
-    seed = tf.convert_to_tensor(seed)
-    return tf.cast(tf.bitcast(seed, tf.uint32), tf.int64) if seed.dtype == tf.int32 else seed
+    return tf.cast(tf.bitcast(tf.convert_to_tensor(seed, tf.int32), tf.uint32), tf.int64)
 
 
 def dropout(x, phase, rate=DROPOUT_RATE, seed=None):
@@ -141,8 +140,8 @@ def dropout(x, phase, rate=DROPOUT_RATE, seed=None):
       x: any shape, float.
       phase: True to train; False returns x.
       rate: in [0, 1); with a seed it is taken to the nearest multiple of 2^-16.
-      seed: None draws from TensorFlow's stateful generator; an integer tensor of shape [2] makes the
-        mask a pure function of it, the same on every device and, if it is int32, compiled or not.
+      seed: None draws from TensorFlow's stateful generator; an int32 tensor of shape [2] makes the mask a pure
+        function of it, the same on every device, compiled or not.
     """
     if not phase or rate == 0:
         return x
@@ -158,9 +157,8 @@ def dropout(x, phase, rate=DROPOUT_RATE, seed=None):
 
 
 def layer_seed(seed, layer):
-    """The seed of one layer's dropout, of that of all: [2], of the same dtype."""
-    seed = tf.convert_to_tensor(seed)
-    return tf.cast(tf2.random.experimental.stateless_fold_in(words(seed), layer, "philox"), seed.dtype)
+    """The seed of one layer's dropout, int32 [2], of that of all."""
+    return tf.cast(tf2.random.experimental.stateless_fold_in(words(seed), layer, "philox"), tf.int32)
 
 
 def classifier(
@@ -187,7 +185,7 @@ def classifier(
       getter: custom getter of `tf.get_variable`, such as `ema.ema_getter(ema)`.
       width: multiplies the channels of every convolution (at least 1 is left).
       dropout_rate: in [0, 1).
-      seed: of dropout: None, or integers [2] (see `dropout`).
+      seed: of dropout: None, or int32 [2] (see `dropout`).
       dtype: precision of the convolutions, tf.float32 or tf.bfloat16.
       momentum: of the moving averages of batch norm.
 
@@ -219,20 +217,9 @@ def classifier(
             return batch_norm(x, phase, internal_update, momentum)
 
 
-def cross_entropy(logits, labels, smoothing=0.0):
-    """Mean cross-entropy in nats, against targets of 1 - smoothing on the label and smoothing / 10 on every class.
-
-    Args:
-      logits, labels: [N, 10] float32 and [N] int64.
-      smoothing: in [0, 1) (Szegedy et al. 2016); 0 is the guide's.
-
-    Returns:
-      Scalar float32.
-    """
-    if not smoothing:
-        return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits))
-    targets = (1 - smoothing) * tf.one_hot(labels, CLASSES) + smoothing / CLASSES
-    return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits_v2(labels=targets, logits=logits))
+def cross_entropy(logits, labels):
+    """Mean cross-entropy in nats, scalar float32, of logits [N, 10] float32 and labels [N] int64."""
+    return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits))
 
 
 def count_correct(logits, labels):

@@ -8,25 +8,26 @@ by seed. Writes report.html, which holds everything, and beside it each figure a
 the tables.
 """
 
+if __name__ == "__main__":
+    from analysis import arguments
+    from training import command
+
+    command.run("report", arguments.report_parser().parse_args)
+
 import json
 from pathlib import Path
 
-from analysis.options import report_parser
-from training.errors import UserError, or_exit
+from analysis import annealing, beyond, figures, gallery, groups, page, predictions, run_files, tables
+from training.command import UserError
 
 
-def main(argv=None):
+def main(arguments):
     """Reads the runs, prints the tables, and writes the report.
 
     Raises:
       UserError: a run is missing, damaged or given twice, or the output cannot be written.
-      SystemExit: status 0 after --help, 2 after a usage error.
     """
-    arguments = report_parser().parse_args(argv)
-    # Only now, because NumPy's and matplotlib's imports take a moment.
-    from analysis import annealing, beyond, figures, finished, gallery, groups, page, predictions, tables
-
-    found = groups.make_groups([finished.read_run(path) for path in finished.expand(arguments.runs)])
+    found = groups.make_groups([run_files.read_run(path) for path in run_files.expand(arguments.runs)])
     output = open_output(arguments.output)
     pairs = annealing.find_pairs(found)
     compared = [annealing.compare(pair) for pair in pairs]
@@ -58,7 +59,3 @@ def open_output(name):
     except OSError as error:
         raise UserError(f"{output} cannot be written ({error.strerror}): choose another --output") from None
     return output
-
-
-if __name__ == "__main__":
-    or_exit(main)

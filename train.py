@@ -3,7 +3,6 @@
     python train.py                                           # CIFAR-10, the guide's settings, 20 epochs
     python train.py --dataset synthetic --width 0.25 --epochs 6 --ema_decay 0.99    # no download
     python train.py --resume --run_dir runs/20260101-120000    # go on where a run stopped
-    python train.py --seeds 0 1 2                             # the same run for three seeds, then a report over them
 
 After Rui Shu, "Exponential moving average for improved classification". `build` below is the guide; in four lines:
 
@@ -14,9 +13,9 @@ After Rui Shu, "Exponential moving average for improved classification". `build`
 """
 
 if __name__ == "__main__":
-    from training.command import run
+    from training import command, flags
 
-    run("train")  # reads the command line, only then imports TensorFlow, which takes seconds, and calls `main` below
+    command.run("train", flags.parse)  # answers --help at once, only then imports what follows, and calls `main`
 
 from functools import partial
 from typing import NamedTuple
@@ -26,10 +25,13 @@ import tensorflow.compat.v1 as tf
 import data
 from ema import MovingAverages, check_replaced, ema_getter, recompute
 from model import classifier, count_correct, cross_entropy
-from training import parallel
-from training.device_loop import Loop, build_loop
-from training.settings import resolve
-from training.signals import graceful
+from training import places
+from training.command import graceful
+from training.loop import Loop, build_loop
+from training.run_directory import RunDirectory
+from training.settings import learning_rate, resolve
+
+tf.disable_eager_execution()  # graph mode, as in TF 1.x
 
 TEST_BATCH = 500
 RECOMPUTE_BATCH = 500
@@ -56,39 +58,37 @@ class Graph(NamedTuple):
 
 def build(settings, dataset):
     """The guide, in the default graph, for a training.settings.Settings and a data.Dataset; returns Graph."""
-    flags = settings.flags
-    tf.set_random_seed(flags.seed)
+    tf.set_random_seed(settings.seed)
 
     # 1. The classifier. Its first use makes the variables.
-    network = partial(classifier, width=flags.width, dropout_rate=flags.dropout, dtype=settings.precision.name)
+    network = partial(classifier, width=settings.width, dropout_rate=settings.dropout, dtype=settings.precision)
     network(tf.zeros([1, *data.IMAGE_SHAPE]), phase=False)
     var_class = tf.get_collection("trainable_variables", "class")
     batch_stats = [variable for variable in tf.global_variables("class") if not variable.trainable]
 
     # 2. A step trains it and then, strictly after the optimiser, moves the averages.
     step = tf.train.get_or_create_global_step()
-    batches = data.Batches(dataset.train, flags.batch_size, flags.seed, step, flags.augment, settings.seed_dtype)
-    optimizer = tf.train.AdamOptimizer(settings.learning_rate(step), beta1=flags.adam_beta1)
-    averages = MovingAverages(settings.decays, flags.ema_start, flags.ema_every, flags.ema_power, flags.ema_batch_stats)
+    batches = data.Batches(dataset.train, settings.batch_size, settings.seed, step, settings.augment)
+    optimizer = tf.train.AdamOptimizer(learning_rate(settings, step), beta1=settings.adam_beta1)
+    averages = MovingAverages(settings.ema_decay, settings.ema_start, settings.ema_batch_stats, settings.ema_power)
 
     def gradients_at(now):
         x, labels, dropout_seed = batches.at(now)
         statistics = []  # the new ones, for `update`
         logits = network(x, phase=True, reuse=True, internal_update=statistics, seed=dropout_seed)
-        loss = cross_entropy(logits, labels, flags.label_smoothing)
+        loss = cross_entropy(logits, labels)
         return loss, count_correct(logits, labels), optimizer.compute_gradients(loss, var_class), statistics
 
     def update(gradients, statistics):
         train_op = optimizer.apply_gradients(gradients)
         moved = [variable.assign(value) for value, variable in statistics]
         with tf.control_dependencies([train_op, *moved]):  # the guide grouped the step and the average, and they raced
-            return averages.apply(var_class, batch_stats, step + 1)
+            return averages.apply(var_class, batch_stats)
 
     loop = build_loop(gradients_at, update, step, settings.xla)
 
     # 3. The test classifiers: the same function over the same variables, rebuilt with the getter.
     images = {name: data.resident(split.images, f"{name}_images") for name, split in dataset.evaluated.items()}
-    first_images = data.in_order(batches.images, flags.recompute_size, RECOMPUTE_BATCH)
     tested = {}
     for label in settings.labels:
         getter = ema_getter(*averages.of(label, batch_stats))  # of nothing for the raw weights
@@ -96,18 +96,19 @@ def build(settings, dataset):
         test = partial(rebuilt, phase=False)
         logits = {name: data.map_images(test, variable, TEST_BATCH) for name, variable in images.items()}
         check_replaced(getter, label.replaced(var_class, batch_stats))
-        own = recompute(rebuilt, *first_images, flags.seed, settings.recompute_dropout) if label.recomputed else None
+        own = recompute(rebuilt, *data.first_images(batches.images, RECOMPUTE_BATCH)) if label.recomputed else None
         tested[label] = Tested(logits, own)
     return Graph(step, loop, batches.shuffle, averages, tested, var_class, data.resident_feeds())
 
 
 def main(flags):
     """Trains, evaluates, and writes the run directory; a UserError says what the user has to mend."""
-    place = parallel.choose(flags)  # refuses before the data is loaded, and perhaps downloaded
+    place = places.choose(flags)
+    directory = RunDirectory(flags, place.chief)  # both refuse before the data is loaded, and perhaps downloaded
     dataset = data.load_for(flags)
-    settings = resolve(flags, place.device, len(dataset.train.labels), place.directory.begun(), place.replicas)
+    settings = resolve(flags, place, directory.begun(), len(dataset.train.labels))
     with tf.Graph().as_default(), place.scope():
         graph = build(settings, dataset)
-        place.directory.enter()
+        directory.enter()
         with place.session() as session, graceful() as stop:
-            place.trainer(settings, dataset, graph, session, stop).train()
+            place.trainer(settings, dataset, graph, directory, session, stop).train()

@@ -20,12 +20,11 @@ import tensorflow.compat.v1 as tf
 
 import data
 from analysis import statistics
-from analysis.restored import RestoredRun
-from training.errors import UserError
+from analysis.run_network import RestoredRun
+from training.command import UserError
 from training.files import sha256, write_arrays, write_json
 from training.labels import Label
 from training.run_directory import versions
-from training.stderr import captured_stderr
 
 # Of a probability. The exported graph computes what the run's does, in the same precision, but other shapes may take
 # other kernels, which add up in another order.
@@ -122,7 +121,7 @@ def write(run, label, output):
 
 def save_model(run, directory):
     """Writes the network of a RestoredRun, as it is now, as a SavedModel with the one signature serving_default."""
-    with run.network.graph.as_default(), captured_stderr():  # v1's own builder calls what v2 deprecates
+    with run.network.graph.as_default():  # v1's own builder calls what v2 deprecates
         ids = tf.argmax(run.outputs, 1)
         outputs = {
             "probabilities": tf.nn.softmax(run.outputs),

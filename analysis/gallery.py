@@ -7,8 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from analysis.predictions import CLASS_COUNT
-from training.errors import UserError
-from training.stderr import captured_stderr
+from training.command import UserError
 
 TILES = 24  # of each kind
 
@@ -75,8 +74,7 @@ def load_test_split(dataset, data_dir, test_size):
     Raises:
       UserError: the data set is not there.
     """
-    with captured_stderr():
-        import tensorflow.compat.v1 as tf
+    import tensorflow.compat.v1 as tf
 
     tf.disable_eager_execution()
     import data
@@ -87,8 +85,7 @@ def load_test_split(dataset, data_dir, test_size):
         folder = Path(tfds.builder("cifar10", data_dir=data_dir).data_dir)
         if not folder.exists():
             raise UserError(f"CIFAR-10 is not in {folder}, name the directory that holds it with --data_dir")
-    with captured_stderr():  # reading the files starts TensorFlow's devices
-        return data.load(dataset, data_dir, None, test_size).test
+    return data.load(dataset, data_dir, None, test_size).test
 
 
 def load_images(dataset, data_dir, test_size, labels):

@@ -7,10 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from analysis import baselines
-from training.config import MAY_CHANGE
-from training.errors import UserError
+from training.command import UserError
+from training.flags import MAY_CHANGE, build_parser
 from training.labels import Label
-from training.options import build_parser
 
 # Beside the seed: how often a run was evaluated changes none of its numbers.
 NOT_SHAPING = (MAY_CHANGE | {"seed", "seeds"}) - {"lr_cooldown", "strategy", "devices"}

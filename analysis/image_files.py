@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from training.errors import UserError
+from training.command import UserError
 
 SIZE = (32, 32)  # data.IMAGE_SHAPE, without the import of TensorFlow
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure  # without pyplot: no display, no global state
 
-from analysis.restored import RestoredRun
+from analysis.run_network import RestoredRun
 from ema import power_gamma
-from training.config import load_config
-from training.errors import UserError
+from training.command import UserError
 from training.files import write_json
+from training.flags import load_config
 from training.labels import RAW
 
 

@@ -12,11 +12,10 @@ import tensorflow.compat.v1 as tf
 import data
 from analysis import image_files
 from analysis.export import read_manifest
-from analysis.restored import BATCH, RestoredRun
+from analysis.run_network import BATCH, RestoredRun
 from analysis.statistics import log_softmax
 from training import device
-from training.errors import UserError
-from training.stderr import captured_stderr
+from training.command import UserError
 
 
 def main(args):
@@ -62,7 +61,7 @@ def of_run(run_dir, data_dir):
 def of_model(directory):
     """The one classifier of an exported directory, as `of_run` returns several."""
     label = read_manifest(directory)["classifier"]
-    with tf.Graph().as_default(), captured_stderr():
+    with tf.Graph().as_default():
         session = device.session()
         signature = tf.saved_model.load(session, ["serve"], str(directory)).signature_def["serving_default"]
     images, probabilities = signature.inputs["images"].name, signature.outputs["probabilities"].name

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from analysis.baselines import baseline_of, primary
-from analysis.finished import FinishedRun
-from training.errors import UserError
+from analysis.run_files import FinishedRun
+from training.command import UserError
 
 CLASS_COUNT = 10
 # What reading a file raises that is missing, torn or something else.

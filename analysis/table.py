@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from analysis.predictions import at_the_end
-from analysis.restored import RestoredRun
+from analysis.run_network import RestoredRun
 from analysis.statistics import compare
-from training.console import split_gains
+from training.log import split_gains
 
 
 class Answers(NamedTuple):

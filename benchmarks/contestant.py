@@ -21,8 +21,9 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from training import config  # noqa: E402 - found through the line above
 from training.errors import UserError  # noqa: E402
+
+from training import config  # noqa: E402 - found through the line above
 
 CORES = "BENCHMARK_CORES"  # environment variable, from the driver: PyTorch's processes do without training.device
 WARM_UP_STEPS = 5

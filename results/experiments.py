@@ -23,11 +23,11 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
-
 from analysis.finished import read_run  # noqa: E402
-from analysis.predictions import read_predictions  # noqa: E402
 from analysis.series import run_to_end  # noqa: E402
 from training.errors import or_exit  # noqa: E402
+
+from analysis.predictions import read_predictions  # noqa: E402
 
 KEPT = ("config.json", "metrics.jsonl", "train.log", "table.json", "posthoc.json", "summary.json")  # that one is last
 

@@ -20,9 +20,10 @@ import numpy as np
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from analysis.finished import read_run  # noqa: E402
+
 from analysis import tables  # noqa: E402
 from analysis.annealing import compare, find_pairs  # noqa: E402
-from analysis.finished import read_run  # noqa: E402
 from analysis.groups import make_groups  # noqa: E402
 from analysis.statistics import mean_interval  # noqa: E402
 from training import console  # noqa: E402

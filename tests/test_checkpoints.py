@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from support.commands import assert_one_sentence
 from support.damage import damaged, damages, delete, flip_bit, fuzz, truncate
 from support.files import contents, rows_without_timings
+from training.errors import UserError
 
 from training import checkpoints
-from training.errors import UserError
 from training.run_directory import RunDirectory
 
 FILES = ("model.data-00000-of-00001", "model.index", "state.json", "SHA256SUMS")

@@ -13,10 +13,10 @@ from support.cifar10 import read_examples, write_examples
 from support.commands import ROOT
 from support.damage import flip_bit, truncate
 from support.files import contents
+from training.errors import UserError
 
 import data
 from training import cifar10
-from training.errors import UserError
 
 
 def refused(directory):

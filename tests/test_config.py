@@ -3,7 +3,6 @@
 import json
 
 import pytest
-
 from training.config import load_config, load_flags, load_precision, parse, saved_flags
 from training.errors import UserError
 

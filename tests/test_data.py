@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.commands import TINY_RUN
 from support.tiny import split
+from training.errors import UserError
 
 import data
 from training import config, synthetic
-from training.errors import UserError
 
 sizes = st.integers(1, 2000)
 seeds = st.integers(0, 2**31 - 1)

@@ -3,9 +3,9 @@
 import pytest
 from support.commands import assert_one_sentence
 from support.evaluating import arguments
+from training.errors import UserError
 
 from analysis import posthoc, table
-from training.errors import UserError
 
 
 @pytest.mark.parametrize(

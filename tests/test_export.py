@@ -11,12 +11,12 @@ import scipy.special
 import tensorflow.compat.v1 as tf
 from support.evaluating import arguments, leave_open
 from support.files import checkpoint_values, read_arrays, read_rows
+from training.errors import UserError
+from training.options import Decay
 
 from analysis import export
 from data import CLASSES
-from training.errors import UserError
 from training.labels import Label
-from training.options import Decay
 
 LABELS = ["raw", "ema/0.90/averaged"]
 SLOW_LABELS = ["raw/recomputed", "ema/0.90/raw", "ema/0.80/averaged", "ema/0.80/recomputed"]

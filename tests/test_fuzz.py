@@ -11,12 +11,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from support.damage import damaged, damages, fuzz
 from support.files import read_rows
+from training.errors import UserError
+from training.metrics import Metrics
 
 from analysis import finished
 from training import checkpoints, config
-from training.errors import UserError
 from training.files import write_json
-from training.metrics import Metrics
 from training.run_directory import RunDirectory
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from support.files import read_rows
 from support.finished_runs import EMA, RAW, groups_of, level, write_rows, write_run
+from training.errors import UserError
 
 from analysis.baselines import baseline_of, primary
-from training.errors import UserError
 
 
 def test_what_does_not_shape_the_numbers_does_not_separate_runs(tmp_path):

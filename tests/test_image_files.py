@@ -15,10 +15,10 @@ import tensorflow.compat.v1 as tf
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
+from training.errors import UserError
 
 import data
 from analysis import image_files
-from training.errors import UserError
 
 COLOURS = np.random.default_rng(3).integers(0, 256, (7, 9, 3)).astype(np.uint8)
 PHOTO = Image.fromarray(COLOURS).resize((120, 80), Image.Resampling.BICUBIC)  # smooth, so that JPEG keeps it

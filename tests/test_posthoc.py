@@ -10,10 +10,10 @@ from support.commands import TINY_RUN
 from support.damage import flip_bit, truncate
 from support.evaluating import arguments, leave_open
 from support.files import read_rows
+from training.errors import UserError
 
 import ema
 from analysis import posthoc
-from training.errors import UserError
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ import scipy.special
 from PIL import Image
 from support import evaluating
 from support.commands import TINY_RUN
+from training.errors import UserError
 
 import data
 from analysis import export, predict
 from data import CLASSES
 from training import config
-from training.errors import UserError
 from training.labels import Label
 
 

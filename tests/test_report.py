@@ -7,10 +7,10 @@ import time
 import pytest
 from support.commands import ROOT
 from support.finished_runs import level, write_predictions, write_run
+from training.errors import UserError
 
 import report
 from analysis import gallery
-from training.errors import UserError
 
 
 def test_the_command_fails_in_one_sentence(run, tmp_path):

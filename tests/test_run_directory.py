@@ -10,9 +10,9 @@ import sys
 import pytest
 from support.commands import ROOT, TINY_RUN, assert_one_sentence
 from support.files import contents
+from training.errors import UserError
 
 from training import config, run_directory
-from training.errors import UserError
 from training.log import log
 from training.run_directory import RunDirectory
 

@@ -4,7 +4,6 @@ import pytest
 import tensorflow.compat.v1 as tf
 from support.commands import TINY_RUN, assert_one_sentence
 from support.files import assert_equal_arrays, checkpoint_values
-
 from training.schedule import learning_rate
 
 

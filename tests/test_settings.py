@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 from support.tiny import resolved
+from training.errors import UserError
 
 from training import config, device, run_directory, settings
-from training.errors import UserError
 
 CPU, GPU = device.Device("cpu", "a CPU", False), device.Device("gpu", "a GPU", True)
 

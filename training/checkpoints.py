@@ -14,10 +14,9 @@ from pathlib import Path
 
 import tensorflow.compat.v1 as tf
 
-from training.errors import UserError
+from training.command import UserError
 from training.files import flush_to_disk, naming, sha256, write_json, write_whole
 from training.log import log
-from training.stderr import captured_stderr
 
 KEEP = 3
 SUMS = "SHA256SUMS"
@@ -110,7 +109,7 @@ def restore(path, saver, session):
       UserError: there is none, or it was not written by such a saver.
     """
     checkpoint = newest_whole(path)
-    with captured_stderr(), plainly_named(checkpoint) as directory:
+    with plainly_named(checkpoint) as directory:
         try:
             saver.restore(session, str(directory / "model"))
         except tf.errors.OpError:

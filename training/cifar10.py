@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from training.errors import UserError
-from training.stderr import captured_stderr
+from training.command import UserError
 
 IMAGE_SHAPE = (32, 32, 3)
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -46,18 +45,17 @@ def load(data_dir=None, sizes=None):
     if not folder.exists():  # TFDS prepares beside it and renames: where it is, it once was whole
         _prepare(root)
     remedy = f"delete it (rm -r {shlex.quote(str(folder))}) and run the same command again to have it prepared anew"
-    with captured_stderr():
-        try:
-            builder = tfds.builder("cifar10", data_dir=root)
-            shards = [path for split in builder.info.splits.values() for path in split.filepaths]
-            for path in map(Path, [folder / "dataset_info.json", *shards]):
-                if not path.exists():
-                    raise UserError(f"{folder} is only half prepared, {path.name} is missing: {remedy}")
-            splits = {name: _read(builder, name, (sizes or {}).get(name)) for name in ("train", "test")}
-        except UserError:
-            raise
-        except Exception as error:  # TFDS parses JSON, protocol buffers, records and PNG, each with errors of its own
-            raise UserError(f"{folder} is damaged ({_first_line(error)}): {remedy}") from None
+    try:
+        builder = tfds.builder("cifar10", data_dir=root)
+        shards = [path for split in builder.info.splits.values() for path in split.filepaths]
+        for path in map(Path, [folder / "dataset_info.json", *shards]):
+            if not path.exists():
+                raise UserError(f"{folder} is only half prepared, {path.name} is missing: {remedy}")
+        splits = {name: _read(builder, name, (sizes or {}).get(name)) for name in ("train", "test")}
+    except UserError:
+        raise
+    except Exception as error:  # TFDS parses JSON, protocol buffers, records and PNG, each with errors of its own
+        raise UserError(f"{folder} is damaged ({_first_line(error)}): {remedy}") from None
     return splits, folder
 
 

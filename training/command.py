@@ -1,25 +1,171 @@
-"""How train.py begins and ends: the command line, then TensorFlow's import, then the work; one sentence if it fails."""
+"""How every command begins and ends: surroundings, command line, native messages, signals, one sentence if it fails."""
 
+import contextlib
+import errno
 import importlib
+import os
+import signal
 import sys
+import time
+from pathlib import Path
 
-from training import config
-from training.errors import end_quietly, or_exit
-from training.stderr import import_tensorflow
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+SIGNALS = {
+    signal.SIGINT: "Ctrl-C",
+    signal.SIGTERM: "SIGTERM",
+    signal.SIGHUP: "SIGHUP (the terminal was closed)",
+    signal.SIGUSR1: "SIGUSR1",  # schedulers send these two some time before the end
+    signal.SIGUSR2: "SIGUSR2",
+}
+SECOND = 1.0  # seconds after which another Ctrl-C is meant to cut a save short; one stop may arrive twice at once
+ENDED_WELL = b"\0ended well\0"  # written behind native messages that nobody needs to see
+HELD = 2**20  # bytes of native messages that are kept to be shown
 
 
-def run(name):
-    """`python <name>.py`: reads the command line, imports TensorFlow, calls main(flags) of module `name`, and ends.
+class UserError(Exception):
+    """A person's mistake or a missing thing; the message is one sentence that names what fixes it.
 
-    `--help` and a typo are answered at once: TensorFlow's import takes seconds.
+    `status` is the exit status: 2 for a wrong command line, 1 otherwise, 128 + n after signal n.
     """
-    sys.excepthook = end_quietly
-    flags = or_exit(config.parse)
-    if "seeds" in flags:  # a process for each of them, which imports TensorFlow itself
-        name = "analysis.series"
-    else:
-        import_tensorflow(silent=flags.strategy == "multiworker")  # whose sessions warn of every small thing
-        tf = importlib.import_module("tensorflow.compat.v1")
-        tf.disable_eager_execution()
-    or_exit(importlib.import_module(name).main, flags)
-    sys.exit()
+
+    def __init__(self, sentence, status=1):
+        super().__init__(sentence)
+        self.status = status
+
+
+def run(name, parse):
+    """`python <name>.py`: reads the command line by `parse`, then imports module `name` and calls its main(arguments).
+
+    The import, which may be that of TensorFlow and take seconds, comes after the answer to --help or to a typo.
+    """
+    for number in handled_signals():
+        signal.signal(number, end_at_signal)
+    arguments = or_exit(parse)
+    terminal = hold_native_messages()
+    main = importlib.import_module(name).main
+    sys.stderr = terminal  # only now: the handlers of TensorFlow's Python log keep the stream that is held back
+    or_exit(main, arguments)
+    end("", 0)
+
+
+def or_exit(function, *args):
+    """`function(*args)`; where that goes wrong, one sentence on stderr and the end of the process."""
+    try:
+        return function(*args)
+    except UserError as error:
+        sentence, status = error, error.status
+    except BrokenPipeError:  # the reader of `| head` has what it wanted
+        sentence, status = "", 128 + signal.SIGPIPE
+    except OSError as error:  # a full disk, a missing permission
+        sentence, status = f"{error.filename}: {error.strerror}" if error.filename else error, 1
+        if error.errno in FULL:
+            sentence = f"{sentence}: make room, then run the same command again"
+    end(sentence, status)
+
+
+def end(sentence, status):
+    """Ends the process with the sentence, if there is one, on stderr; a terminal or pipe that is gone is no trouble."""
+    say(sentence)
+    try:
+        sys.stdout.flush()
+    except OSError:  # Python would try again at its end, and complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(status)
+
+
+def end_at_once(sentence, status):
+    """As `end`, from any thread and whatever the others do."""
+    say(sentence)
+    os._exit(status)
+
+
+def say(sentence):
+    """Says the sentence, if there is one, and that native messages need not be shown."""
+    if sentence:
+        with contextlib.suppress(OSError):
+            print(f"{Path(sys.argv[0]).name}: {' '.join(str(sentence).split())}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):
+        if sys.stderr.fileno() != 2:  # they are held back
+            os.write(2, ENDED_WELL)
+
+
+def hold_native_messages():
+    """Holds back what is written to file descriptor 2 from now on, and shows it where this process ends unexpectedly.
+
+    TensorFlow's native code writes there, and TF_CPP_MIN_LOG_LEVEL does not keep it from it. A child reads it, so that
+    it is shown even if this process aborts or is killed.
+
+    Returns:
+      A text stream to where file descriptor 2 led before.
+    """
+    reader, writer = os.pipe()
+    terminal = os.dup(2)
+    sys.stdout.flush()
+    if os.fork() == 0:
+        show_unless_ended_well(reader, writer, terminal)
+    os.close(reader)
+    os.dup2(writer, 2)
+    os.close(writer)
+    return open(terminal, "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")
+
+
+def show_unless_ended_well(reader, writer, terminal):
+    """What the child does: waits until nobody can write any more, and ends."""
+    for number in SIGNALS:  # of a terminal they are sent to the child too
+        signal.signal(number, signal.SIG_IGN)
+    os.close(writer)
+    os.dup2(terminal, 2)
+    held = b""
+    while some := os.read(reader, HELD):
+        held = (held + some)[-HELD:]
+    if ENDED_WELL not in held:
+        with contextlib.suppress(OSError):
+            os.write(terminal, held)
+    os._exit(0)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Signals
+
+
+def handled_signals():
+    """The signals to handle: nohup has a process ignore SIGHUP, and that is how it stays."""
+    return [number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+
+
+def end_at_signal(number, _):
+    """A signal handler for when there is nothing to save. A KeyboardInterrupt amid the start of native modules might
+    come out of them as some other error."""
+    for other in handled_signals():
+        signal.signal(other, signal.SIG_IGN)
+    end_at_once(f"stopped by {SIGNALS[number]} before there was anything to save", 128 + number)
+
+
+class Stop:
+    """`signal` is None until one arrived, then its number."""
+
+    signal = None
+
+
+@contextlib.contextmanager
+def graceful():
+    """Within it, signals set `Stop.signal`, so that a run can save first; a second Ctrl-C ends the process at once.
+
+    Yields:
+      Stop.
+    """
+    stop, arrived = Stop(), 0.0
+
+    def note(number, _):
+        nonlocal arrived
+        if stop.signal is None:
+            stop.signal, arrived = number, time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - arrived > SECOND:
+            end_at_once("stopped by a second Ctrl-C before all was saved", 128 + number)
+
+    before = {number: signal.signal(number, note) for number in handled_signals()}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

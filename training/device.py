@@ -10,11 +10,11 @@ from typing import NamedTuple
 import tensorflow as tf2
 import tensorflow.compat.v1 as tf
 
-from training.errors import UserError
-from training.stderr import captured_stderr
+from training.command import UserError
 
 CLEARLY_FASTER = 1.1  # below that, bfloat16 is not worth its coarseness
 MEASUREMENTS = 8
+WIDEST = 192  # channels of the network's widest layers at --width 1
 
 
 class Device(NamedTuple):
@@ -29,14 +29,11 @@ def choose(device):
     Raises:
       UserError: "gpu" was asked for and TensorFlow sees none.
     """
-    with captured_stderr() as native_log:
-        gpus = tf2.config.list_physical_devices("GPU")
+    gpus = tf2.config.list_physical_devices("GPU")
     if device == "gpu" and not gpus:
-        reasons = [line.split("] ")[-1] for line in native_log if line.startswith("E")]
-        reason = f" ({reasons[-1]})" if reasons else ""
         raise UserError(
-            f"--device gpu: TensorFlow sees no GPU{reason}; check nvidia-smi and pip install -r requirements/gpu.txt, "
-            "or use --device cpu"
+            "--device gpu: TensorFlow sees no GPU; check nvidia-smi and pip install -r requirements/gpu.txt, or use "
+            "--device cpu"
         )
     if gpus and device != "cpu":
         details = tf2.config.experimental.get_device_details(gpus[0])
@@ -60,12 +57,7 @@ def cores():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-class Precision(NamedTuple):
-    name: str  # of the dtype that the convolutions compute in, "float32" or "bfloat16"
-    reason: str  # for the log, where it was measured
-
-
-def choose_precision(precision, device, channels):
+def choose_precision(precision, device, width):
     """Resolves --precision {auto,float32,bfloat16}.
 
     What a processor lists does not tell: on one that has bfloat16 instructions it may be much slower than float32, so
@@ -73,24 +65,27 @@ def choose_precision(precision, device, channels):
 
     Args:
       device: Device.
-      channels: of the network's widest layers.
+      width: of the network.
+
+    Returns:
+      ("float32" or "bfloat16", the reason for the log, where it was measured).
     """
     if precision != "auto":
-        return Precision(precision, "")
+        return precision, ""
     if not device.has_bfloat16:
-        return Precision("float32", "")
+        return "float32", ""
     if device.kind == "gpu":  # what has it in hardware gains by it
-        return Precision("bfloat16", "")
-    ratio = bfloat16_speed(channels)
+        return "bfloat16", ""
+    ratio = bfloat16_speed(max(1, round(WIDEST * width)))
     name = "bfloat16" if ratio >= CLEARLY_FASTER else "float32"
-    return Precision(name, f"bfloat16: {ratio:.1f} times float32 here")
+    return name, f"bfloat16: {ratio:.2f} times float32 here"
 
 
 def bfloat16_speed(channels):
     """How many times faster a convolution with both its gradients is in bfloat16 than in float32, on this processor."""
     with tf.Graph().as_default():
         steps = {dtype: _convolution(channels, dtype) for dtype in (tf.float32, tf.bfloat16)}
-        with session() as timed, captured_stderr():
+        with session() as timed:
             timed.run(tf.global_variables_initializer())
             seconds = {dtype: [] for dtype in steps}
             for _ in range(MEASUREMENTS):  # in turns: whatever else the machine does meets both

@@ -26,11 +26,12 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from training import checkpoints
-from training.config import UNBEGUN, load_config, load_flags, load_precision
-from training.errors import UserError
+from training.command import UserError
 from training.files import write_arrays, write_json
-from training.log import send_log_to
+from training.flags import load_config, load_flags, load_precision
+from training.log import log, send_log_to
 
+UNBEGUN = {".lock", ".config.json.new"}  # all that a start leaves behind when it is killed before config.json is there
 locks = {}  # resolved run directory to its open .lock, which is held until the process ends
 
 
@@ -40,23 +41,24 @@ class Begun(NamedTuple):
     flags: argparse.Namespace  # as typed then
     precision: str
     step: int  # of the newest checkpoint
-    seed_dtype: str = "int64"  # see training.settings
 
 
 class RunDirectory:
     """The directory of a run that this process trains. Until `begin`, nothing of a run that is there is changed.
 
     Args:
-      run_dir: its path.
-      resume: whether the run in it is to be continued.
+      flags: as typed.
+      chief: False where another process, the chief, writes the directory: this one then only reads it.
 
     Raises:
       UserError: as `check`.
     """
 
-    def __init__(self, run_dir, resume=False):
-        self.path, self.resume = Path(run_dir), resume
-        self.check()
+    def __init__(self, flags, chief=True):
+        self.flags, self.chief = flags, chief
+        self.path, self.resume = Path(flags.run_dir), flags.resume
+        if chief or self.resume:
+            self.check()
 
     def check(self):
         """Checks, without touching it, that the directory can take a new run or, with resume, go on with its own.
@@ -76,8 +78,7 @@ class RunDirectory:
         """The run that is there already, as Begun; None for a new one."""
         if not self.resume:
             return None
-        seed_dtype = "int32" if load_config(self.path).get("seed_dtype") == "int32" else "int64"
-        return Begun(load_flags(self.path), load_precision(self.path), checkpoints.last_step(self.path), seed_dtype)
+        return Begun(load_flags(self.path), load_precision(self.path), checkpoints.last_step(self.path))
 
     def enter(self):
         """Makes the directory where it is missing, and locks it until the process ends, however it ends.
@@ -85,6 +86,9 @@ class RunDirectory:
         Raises:
           UserError: it cannot be written, another process writes in it, or `check` refuses it by now.
         """
+        if not self.chief:
+            log.disabled = True  # the chief says it all
+            return
         with _writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             _lock(self.path)
@@ -99,12 +103,12 @@ class RunDirectory:
             return checkpoints.restore(self.path, saver, session)
         return None
 
-    def begin(self, config, step):
+    def begin(self, resolved, step):
         """Writes config.json, opens the log, and forgets what tells of steps after `step`.
 
         Args:
-          config: dict with `flags` and what was resolved, `device` among it. The versions and the commit are added, and
-            as `history` those of every process that has trained the run, each from which step on.
+          resolved: what stands beside the flags, `device` among it. The versions and the commit are added, and as
+            `history` those of every process that has trained the run, each from which step on.
           step: at which this process begins.
         """
         made_with = {"versions": versions(), "git_commit": git_commit()}
@@ -113,9 +117,10 @@ class RunDirectory:
             before = load_config(self.path)
             first = {name: before.get(name) for name in ("device", "versions", "git_commit")}
             history = before.get("history") or [{"step": 0} | first]
-        history = [*history, {"step": step, "device": config["device"]} | made_with]
+        history = [*history, {"step": step, "device": resolved["device"]} | made_with]
+        config = {"flags": vars(self.flags)} | resolved | made_with | {"history": history}
         with _writing(self.path):
-            write_json(self.path / "config.json", config | made_with | {"history": history})
+            write_json(self.path / "config.json", config)
             send_log_to(self.path / "train.log")
             self._forget_after(step)
 
@@ -129,12 +134,18 @@ class RunDirectory:
 
     def save_snapshot(self, step, arrays):
         """Keeps the power-function averages of a step, {"<width>/<variable>": array}, for evaluate.py posthoc."""
+        if not self.chief:
+            return
         (self.path / "snapshots").mkdir(exist_ok=True)
         write_arrays(self.path / "snapshots" / f"step-{step:09d}.npz", arrays)
 
     @property
     def resume_command(self):
-        return f"python train.py --resume --run_dir {shlex.quote(str(self.path))}"
+        return resume_command(self.path)
+
+
+def resume_command(path):
+    return f"python train.py --resume --run_dir {shlex.quote(str(path))}"
 
 
 def _check_resumable(path):

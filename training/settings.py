@@ -1,46 +1,29 @@
-"""What a run works with: the flags as typed, the device, and everything that follows from both and the data's size."""
+"""What a run works with: every flag as it was resolved, and what follows from them and from the data's size."""
 
 import argparse
 import itertools
-from dataclasses import dataclass
 
-from training import schedule
-from training.device import Device, Precision, choose_precision, choose_xla
-from training.errors import UserError
+import tensorflow.compat.v1 as tf
+
+from training.command import UserError
+from training.device import choose_precision, choose_xla
 from training.labels import RAW, RAW_RECOMPUTED, Label
-from training.options import MAX_DECAY, Decay
 
-WIDEST = 192  # channels of the network's widest layers at --width 1
 STEPS_PER_RUN = {"cpu": 10, "gpu": 100}  # one session.run drives this many; a signal and the progress bar wait for it
+SNAPSHOTS = 4  # of the power-function averages in an epoch: least squares over 20 epochs of them is off by under 1%
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Resolved once, from then on only read."""
+class Settings(argparse.Namespace):
+    """Every flag by its name, resolved, and what follows from them; from then on only read.
 
-    flags: argparse.Namespace  # as typed
-    device: Device
-    precision: Precision
-    xla: bool  # compile the training loop
-    steps_per_run: int
-    epoch_steps: int
-    decays: tuple  # of Decay; the first is the primary one
-    labels: tuple  # of Label: the test classifiers, "raw" first
-    seed_dtype: str = "int32"  # of the seeds of dropout; runs of earlier versions go on with their int64
-
-    @property
-    def total_steps(self):
-        return self.flags.epochs * self.epoch_steps
-
-    def learning_rate(self, step):
-        """As schedule.learning_rate, after `step` steps."""
-        cooldown_steps = self.flags.lr_cooldown * self.epoch_steps
-        return schedule.learning_rate(self.flags.learning_rate, step, self.total_steps, cooldown_steps)
-
-    @property
-    def recompute_dropout(self):
-        """The rate of dropout while batch statistics are recomputed."""
-        return self.flags.dropout if self.flags.recompute_dropout else 0.0
+    device            training.device.Device
+    precision         name of the dtype that the convolutions compute in; `precision_reason`, for the log, may be ""
+    xla               bool: compile the training loop
+    steps_per_run     of one session.run
+    snapshots         in an epoch; 0 without --ema_power
+    epoch_steps, total_steps
+    labels            of the test classifiers, training.labels.Label, "raw" first
+    """
 
     @property
     def primary(self):
@@ -49,25 +32,18 @@ class Settings:
 
     def resolved(self):
         """What stands beside the flags in config.json."""
-        return {
-            "precision": self.precision.name,
-            "device": self.device.description,
-            "xla": self.xla,
-            "steps_per_run": self.steps_per_run,
-            "decays": list(map(str, self.decays)),
-            "seed_dtype": self.seed_dtype,
-        }
+        chosen = {name: getattr(self, name) for name in ("precision", "xla", "steps_per_run")}
+        return chosen | {"device": self.device.description}
 
 
-def resolve(flags, device, train_size, begun=None, replicas=1):
-    """The settings of a run.
+def resolve(flags, place, begun, train_size):
+    """The Settings of a run.
 
     Args:
       flags: as typed.
-      device: training.device.Device.
+      place: training.places.OneDevice or another.
+      begun: training.run_directory.Begun of the run that is continued; None for a new one.
       train_size: number of images that are trained on.
-      begun: training.run_directory.Begun of the run that is continued.
-      replicas: how many the run is trained on; XLA is for one.
 
     Raises:
       UserError: flags that do not go together, or not with so few images, or not with what was trained before.
@@ -78,50 +54,77 @@ def resolve(flags, device, train_size, begun=None, replicas=1):
     if flags.lr_cooldown > flags.epochs:
         raise UserError(f"--lr_cooldown {flags.lr_cooldown} is longer than --epochs {flags.epochs}: cool down less", 2)
     if begun:
-        _check_continued(flags, begun, epoch_steps)
-    decays = _decays(flags, train_size / flags.batch_size)
-    return Settings(
-        flags=flags,
-        device=device,
-        precision=(
-            Precision(begun.precision, "")
-            if begun
-            else choose_precision(flags.precision, device, max(1, round(WIDEST * flags.width)))
-        ),
-        xla=replicas == 1 and choose_xla(flags.xla, device),
-        steps_per_run=flags.steps_per_run or STEPS_PER_RUN[device.kind],
-        epoch_steps=epoch_steps,
-        decays=tuple(decays),
-        labels=labels_of(decays, flags.ema_batch_stats),
-        seed_dtype=begun.seed_dtype if begun else "int32",
-    )
-
-
-def _check_continued(flags, begun, epoch_steps):
-    done = begun.step / epoch_steps
-    if done > flags.epochs:
-        raise UserError(f"--epochs {flags.epochs}: {flags.run_dir} is trained for {done:.4g} already: ask for more", 2)
-    schedule.check_resumed(flags, begun.flags, done)
+        check_continued(flags, begun, epoch_steps)
+        precision, reason = begun.precision, ""
+    else:
+        precision, reason = choose_precision(flags.precision, place.device, flags.width)
+    resolved = {
+        "device": place.device,
+        "precision": precision,
+        "precision_reason": reason,
+        "xla": place.replicas == 1 and choose_xla(flags.xla, place.device),
+        "steps_per_run": STEPS_PER_RUN[place.device.kind],
+        "snapshots": SNAPSHOTS if flags.ema_power else 0,
+        "epoch_steps": epoch_steps,
+        "total_steps": flags.epochs * epoch_steps,
+        "labels": labels_of(flags.ema_decay, flags.ema_batch_stats),
+    }
+    return Settings(**vars(flags) | resolved)
 
 
 def labels_of(decays, policies):
     """The test classifiers of a run: the raw ones, then every decay with every policy."""
     raw = [RAW, RAW_RECOMPUTED] if "recomputed" in policies else [RAW]
-    return (*raw, *(Label("ema", str(decay), policy) for decay, policy in itertools.product(decays, policies)))
+    return (*raw, *(Label("ema", decay, policy) for decay, policy in itertools.product(decays, policies)))
 
 
-def _decays(flags, epoch_steps):
-    """The decays of --ema_decay, or those of --ema_horizon: 1 / (1 - decay) is the mean age of the averaged weights."""
-    if not flags.ema_horizon:
-        return flags.ema_decay
-    for horizon in flags.ema_horizon:
-        if horizon * epoch_steps < 1:
+# ---------------------------------------------------------------------------------------------------------------
+# The learning rate: constant, then linear to 0 over the last epochs, a pure function of the step
+
+
+def learning_rate(settings, step):
+    """The learning rate of the step that comes after `step` steps.
+
+    Args:
+      settings: Settings.
+      step: int64 variable, the number of steps done.
+
+    Returns:
+      --learning_rate itself without a cooldown, else a function that Adam calls in every step for a float32 scalar; of
+      a cooldown of n steps the last one has learning_rate / n.
+    """
+    if not settings.lr_cooldown:
+        return settings.learning_rate
+    cooldown_steps = settings.lr_cooldown * settings.epoch_steps
+
+    def now():
+        left = tf.cast(settings.total_steps - step.read_value(), tf.float32)
+        return settings.learning_rate * tf.minimum(left / cooldown_steps, 1.0)
+
+    return now
+
+
+def check_continued(flags, begun, epoch_steps):
+    """Checks that the run is not trained for longer, and that its steps had the learning rate that `flags` give them.
+
+    Args:
+      flags: of the resumption.
+      begun: training.run_directory.Begun.
+
+    Raises:
+      UserError: it is, or it is inside a cooldown, the one it was trained with or the one asked for now.
+    """
+    saved, done = begun.flags, begun.step / epoch_steps
+    if done > flags.epochs:
+        raise UserError(f"--epochs {flags.epochs}: {flags.run_dir} is trained for {done:.4g} already: ask for more", 2)
+    if (saved.epochs, saved.lr_cooldown) == (flags.epochs, flags.lr_cooldown):
+        return
+    for cooled in (saved, flags):
+        begins = cooled.epochs - cooled.lr_cooldown
+        if cooled.lr_cooldown and done > begins:
             raise UserError(
-                f"--ema_horizon {horizon:g} is less than one step: ask for {1 / epoch_steps:.2g} or more", 2
+                f"{flags.run_dir} is trained for {done:.4g} epochs, but --epochs {cooled.epochs} --lr_cooldown "
+                f"{cooled.lr_cooldown} lowers the learning rate from epoch {begins} on: resume it with --epochs "
+                f"{saved.epochs} --lr_cooldown {saved.lr_cooldown}, or a copy made before",
+                2,
             )
-    found = [Decay(f"{1 - 1 / (horizon * epoch_steps):.10g}") for horizon in flags.ema_horizon]
-    if max(found) >= MAX_DECAY or len(set(found)) < len(found):
-        raise UserError(
-            "--ema_horizon: a decay of 1, or the same decay twice, is not an average: ask for other horizons", 2
-        )
-    return found

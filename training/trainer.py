@@ -1,21 +1,17 @@
 """The trainer around the graph: steps, evaluations, checkpoints and the log, from wherever the run left off."""
 
-import math
 import time
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from training import checkpoints, console, signals
-from training.config import saved_flags
-from training.device_loop import MAX_SKIPPED
-from training.errors import UserError
+from training import checkpoints
+from training.command import SIGNALS, UserError
 from training.files import write_arrays, write_json
-from training.log import log
-from training.metrics import Metrics
-from training.plots import draw_curves
-from training.stderr import captured_stderr
-from training.strategy import Saver
+from training.log import Progress, ending, evaluation, log, parameters, preamble
+from training.loop import MAX_SKIPPED
+from training.records import Records, draw_curves
+from training.replicas import Saver
 
 
 class Trainer:
@@ -27,17 +23,16 @@ class Trainer:
       graph: step, loop, shuffle, averages, tested, var_class and feeds, as train.Graph, built in the default graph.
       directory: training.run_directory.RunDirectory, entered.
       session: on the default graph.
-      stop: signals.Stop.
+      stop: training.command.Stop.
     """
 
     shows_progress = True
 
     def __init__(self, settings, dataset, graph, directory, session, stop):
-        self.settings, self.flags, self.dataset, self.graph = settings, settings.flags, dataset, graph
+        self.settings, self.dataset, self.graph = settings, dataset, graph
         self.directory, self.session, self.stop = directory, session, stop
         self.saver = Saver()
-        with captured_stderr():
-            session.run([tf.global_variables_initializer(), tf.local_variables_initializer()], graph.feeds)
+        session.run([tf.global_variables_initializer(), tf.local_variables_initializer()], graph.feeds)
         state = directory.restore(self.saver, session) or {}
         self.step = self.saved_step = state.get("step", 0)
         self.saved_at = time.monotonic()
@@ -64,22 +59,22 @@ class Trainer:
             ) from None
 
     def begin(self):
-        self.directory.begin({"flags": saved_flags(self.flags)} | self.settings.resolved(), self.step)
-        self.metrics = Metrics(self.directory.path, self.evaluated)
+        self.directory.begin(self.settings.resolved(), self.step)
+        self.records = Records(self.directory.path, self.evaluated)
 
     def run(self):
         settings = self.settings
         resumed = f", resumed at step {self.step}" if self.directory.resume else ""
-        for line in console.preamble(settings, self.dataset.source, self.graph, f"{self.directory.path}{resumed}"):
+        for line in preamble(settings, self.dataset.source, self.graph, f"{self.directory.path}{resumed}"):
             log.info(line)
-        with console.Progress(settings, self.step, self.shows_progress) as progress:
+        with Progress(settings, self.step, self.shows_progress) as progress:
             self.session.run(self.graph.shuffle)
             while True:
                 if self.evaluation_is_due():
                     row = self.evaluate()
                     self.save(row)  # first of all: metrics.jsonl never tells more than the checkpoints
-                    self.metrics.append(row)
-                    for line in console.evaluation(row, settings.primary):
+                    self.records.append(row)
+                    for line in evaluation(row, settings.primary):
                         log.info(line)
                 elif self.checkpoint_is_due():
                     self.save()
@@ -92,17 +87,16 @@ class Trainer:
                 progress.update(self.step - before, loss)
 
     def evaluation_is_due(self):
-        interval = self.flags.eval_every * self.settings.epoch_steps
+        interval = self.settings.eval_every * self.settings.epoch_steps
         at_boundary = self.step > 0 and (self.step % interval == 0 or self.step >= self.settings.total_steps)
         return at_boundary and not self.was_evaluated()
 
     def was_evaluated(self):
-        return bool(self.metrics.rows) and self.metrics.rows[-1]["step"] == self.step
+        return bool(self.records.rows) and self.records.rows[-1]["step"] == self.step
 
     def checkpoint_is_due(self):
-        every = self.flags.checkpoint_every
-        overdue = time.monotonic() - self.saved_at >= every.seconds
-        return self.step > self.saved_step and (overdue or (every.steps and self.step % every.steps == 0))
+        overdue = time.monotonic() - self.saved_at >= 60 * self.settings.checkpoint_every
+        return self.step > self.saved_step and overdue
 
     def run_steps(self):
         """Drives the device for a few steps, within one epoch and between two snapshots; returns their mean loss."""
@@ -113,31 +107,23 @@ class Trainer:
             self.session.run(loop.reset)
             self.training_seconds, self.interval_start = 0.0, self.step
         started = time.monotonic()
-        until = min(self.step + self.settings.steps_per_run, self.next_boundary(), self.next_checkpoint())
+        until = min(self.step + self.settings.steps_per_run, self.next_boundary())
         progress = self.session.run(loop.train, {loop.until: until})
         self.step = int(progress.step)
         self.training_seconds += time.monotonic() - started
         if progress.skipped_in_a_row >= MAX_SKIPPED:
             self.stop_diverged(f"for {MAX_SKIPPED} steps in a row")
-        if self.graph.averages.powers and self.step == self.next_boundary(before):
-            arrays = self.snapshot()
-            if arrays["updates"]:  # before the first, with --ema_every, there is no average yet
-                self.directory.save_snapshot(self.step, arrays)
+        if self.settings.snapshots and self.step == self.next_boundary(before):
+            self.directory.save_snapshot(self.step, self.snapshot())
         return float(progress.loss)
 
     def next_boundary(self, after=None):
         """The first step after `after` at which an epoch ends or the power-function averages are to be kept."""
         after = self.step if after is None else after
-        epoch_steps = self.settings.epoch_steps
+        epoch_steps, parts = self.settings.epoch_steps, self.settings.snapshots or 1
         epoch = after // epoch_steps
-        count = self.flags.snapshots if self.graph.averages.powers else 1
-        steps = (epoch * epoch_steps + (k + 1) * epoch_steps // count for k in range(count))
+        steps = (epoch * epoch_steps + (k + 1) * epoch_steps // parts for k in range(parts))
         return next(step for step in steps if step > after)
-
-    def next_checkpoint(self):
-        """The next step at which --checkpoint_every, where it counts steps, wants a checkpoint."""
-        every = self.flags.checkpoint_every.steps
-        return (self.step // every + 1) * every if every else math.inf
 
     def snapshot(self):
         """The power-function averages: {"<width>/<variable>": array}."""
@@ -171,10 +157,10 @@ class Trainer:
             "epoch": self.step // self.settings.epoch_steps,
             "step": self.step,
             "train_loss": float(totals.loss) / counted,
-            "train_accuracy": int(totals.correct) / counted / self.flags.batch_size,
+            "train_accuracy": int(totals.correct) / counted / self.settings.batch_size,
             "raw_accuracy": accuracy["test"]["raw"],
             "ema_accuracy": accuracy["test"][str(self.settings.primary)],
-            "images_per_second": steps * self.flags.batch_size / self.training_seconds,
+            "images_per_second": steps * self.settings.batch_size / self.training_seconds,
             "seconds": time.monotonic() - self.started,
             "skipped_steps": int(totals.skipped),
             "classifiers": accuracy.pop("test"),
@@ -201,7 +187,7 @@ class Trainer:
             "seconds": time.monotonic() - self.started,
             "training_seconds": self.training_seconds,
             "interval_start": self.interval_start,
-            "rows": [*self.metrics.rows, *new_rows],
+            "rows": [*self.records.rows, *new_rows],
         }
         checkpoints.save(self.directory.path, self.saver, self.session, state)
         self.saved_step, self.saved_at = self.step, time.monotonic()
@@ -209,7 +195,7 @@ class Trainer:
     def stop_early(self):
         self.save()
         raise UserError(
-            f"stopped by {signals.NAMES[self.stop.signal]} at step {self.step}, checkpoint saved; "
+            f"stopped by {SIGNALS[self.stop.signal]} at step {self.step}, checkpoint saved; "
             f"continue with: {self.directory.resume_command}",
             128 + self.stop.signal,
         )
@@ -217,25 +203,48 @@ class Trainer:
     def stop_diverged(self, when):
         sentence = (
             f"training stopped at step {self.step}: the loss or its gradients were not finite {when}; start anew with "
-            f"a --learning_rate below {self.flags.learning_rate:g}"
+            f"a --learning_rate below {self.settings.learning_rate:g}"
         )
         log.error(sentence)  # for train.log
         raise UserError(sentence)
 
     def finish(self):
         """summary.json, predictions.npz, curves.png and the last lines of the log."""
-        path, last = self.directory.path, self.metrics.rows[-1]
+        path, last = self.directory.path, self.records.rows[-1]
         primary = self.settings.primary
         write_arrays(path / "predictions.npz", {"labels": self.dataset.test.labels} | self.last_predictions())
         summary = {
             **last,
             "gain": last["ema_accuracy"] - last["classifiers"][str(primary.baseline)],
             "baseline": str(primary.baseline),
-            "parameters": console.parameters(self.graph.var_class),
+            "parameters": parameters(self.graph.var_class),
             "device": self.settings.device.description,
-            "precision": self.settings.precision.name,
+            "precision": self.settings.precision,
         }
         write_json(path / "summary.json", summary)
-        draw_curves(path, self.metrics.rows)
-        for line in console.ending(summary, primary, path):
+        draw_curves(path, self.records.rows)
+        for line in ending(summary, primary, path):
             log.info(line)
+
+
+class Follower(Trainer):
+    """Trains and evaluates in step with the chief of several workers, and writes nothing."""
+
+    shows_progress = False
+
+    def begin(self):
+        self.records = Rows(self.evaluated)
+
+    def save(self, *new_rows):
+        self.saved_step = self.step
+
+    def finish(self):
+        self.last_predictions()
+
+
+class Rows:
+    """training.records.Records without files."""
+
+    def __init__(self, rows):
+        self.rows = list(rows)
+        self.append = self.rows.append

@@ -3,10 +3,10 @@
 import json
 
 import numpy as np
+from training.options import build_parser
 
 import data
 from analysis import finished, gallery, groups
-from training.options import build_parser
 
 RAW, EMA = [0.60, 0.70, 0.75], [0.20, 0.71, 0.78]
 STEPS = 781  # per epoch

@@ -1,5 +1,6 @@
-"""metrics.jsonl and the TensorBoard events of a run."""
+"""The records of a run: metrics.jsonl, the TensorBoard events, curves.png."""
 
+import io
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ from training.files import naming, write_whole
 TRAINING = ("train_loss", "train_accuracy", "images_per_second")
 
 
-class Metrics:
+class Records:
     """metrics.jsonl and the TensorBoard events of one run, beginning with the rows of evaluations done before.
 
     TensorBoard draws one curve for each directory of events: one a classifier, all under the tag `test_accuracy` (and
@@ -79,3 +80,23 @@ class Events:
 
     def _write(self, event):
         self.writer.write(event.SerializeToString())
+
+
+def draw_curves(path, rows):
+    """Draws curves.png: test accuracy of the raw and the EMA weights over epochs."""
+    from matplotlib.figure import Figure  # without pyplot: no display, no global state
+
+    epochs = [row["epoch"] for row in rows]
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for key, label in (("raw_accuracy", "raw weights"), ("ema_accuracy", "EMA weights")):
+        accuracy = [100 * row[key] for row in rows]
+        axes.plot(epochs, accuracy, marker="o", markersize=4, label=f"{label}, {accuracy[-1]:.2f}% at the end")
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("test accuracy (%)")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=120)
+    write_whole(path / "curves.png", content.getvalue())

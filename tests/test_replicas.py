@@ -11,16 +11,16 @@ import time
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
+from analysis.restored import Network, RestoredRun
 from support import tiny
 from support.commands import ROOT, TINY_RUN, assert_one_sentence, ended
 from support.files import checkpoint_values, read_arrays, read_rows
 from support.replicas import FLAGS, UNTIL
+from training.errors import UserError
 
 import data
 import model
-from analysis.restored import Network, RestoredRun
 from training import checkpoints, cluster, config, parallel
-from training.errors import UserError
 from training.labels import Label
 
 TRAINING = [*TINY_RUN, "--ema_decay", "0.9"]

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import tensorflow as tf2
 import tensorflow.compat.v1 as tf
 
-from training import strategy
+from training import replicas
 
 MAX_SKIPPED = 10  # steps in a row without a finite loss and gradients end the loop
 
@@ -64,7 +64,7 @@ def build_loop(gradients_at, update, step, xla):
         finite = all_finite([loss, *(value for value, _ in gradients + statistics)])
         return finite, loss, correct, gradients, statistics
 
-    compute, update = strategy.on_replicas(checked, update)
+    compute, update = replicas.on_replicas(checked, update)
 
     def body(now, in_a_row, losses, corrects, skipped):
         finite, loss, correct, gradients, statistics = compute(now)

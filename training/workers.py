@@ -5,17 +5,14 @@ TF_CONFIG is the environment variable by which TensorFlow's distribution engine 
     {"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}
 """
 
-import contextlib
 import json
 import os
 import socket
-import sys
 import threading
 import time
-from pathlib import Path
 from typing import NamedTuple
 
-from training.errors import UserError
+from training.command import UserError, end_at_once
 
 EXAMPLE = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
 JOBS = ("chief", "worker")
@@ -143,7 +140,7 @@ class Watchdog:
 
     def __init__(self, workers, resume_command):
         self.workers, self.resume_command, self.begun = workers, resume_command, False
-        self.off, self.terminal = threading.Event(), os.dup(2)  # which the main thread may be capturing
+        self.off = threading.Event()
         for worker in workers:
             threading.Thread(target=self._watch, args=worker, daemon=True).start()
 
@@ -157,9 +154,7 @@ class Watchdog:
     def end(self, reason):
         """Ends the process with one sentence."""
         self.off.set()
-        with contextlib.suppress(OSError):
-            os.write(self.terminal, f"{Path(sys.argv[0]).name}: {self.sentence(reason)}\n".encode())
-        os._exit(1)
+        end_at_once(self.sentence(reason), 1)
 
     def sentence(self, reason):
         if self.begun:

@@ -1,9 +1,9 @@
-"""The command lines of evaluate.py and report.py. Pure Python, as training.options."""
+"""The command lines of evaluate.py and report.py. Pure Python, as training.flags."""
 
-from training.options import Formatter, Parser, decay, width
+from training.flags import Formatter, Parser, decay, path, width
 
 
-def build_evaluate_parser():
+def evaluate_parser():
     parser = Parser(
         prog="evaluate.py", description="What a run of train.py is worth; its flags are known.", allow_abbrev=False
     )
@@ -12,8 +12,8 @@ def build_evaluate_parser():
     def add(name, text):
         command = commands.add_parser(name, help=text, description=text, allow_abbrev=False, formatter_class=Formatter)
         if name != "predict":
-            command.add_argument("--run_dir", metavar="DIR", required=True, help="of a run of train.py")
-        command.add_argument("--data_dir", metavar="DIR", help="TFDS directory, if the data has moved since")
+            command.add_argument("--run_dir", metavar="DIR", type=path, required=True, help="of a run of train.py")
+        command.add_argument("--data_dir", metavar="DIR", type=path, help="TFDS directory, if the data has moved since")
         return command
 
     table = add("table", "compare every classifier of a run on the test set")
@@ -33,12 +33,12 @@ def build_evaluate_parser():
         choices=["raw", "averaged", "recomputed"],
         help="batch statistics it works with (default: the run's first)",
     )
-    export.add_argument("--output", metavar="DIR", required=True, help="new directory to write")
+    export.add_argument("--output", metavar="DIR", type=path, required=True, help="new directory to write")
 
     predict = add("predict", "classify image files with the raw and the EMA weights, or with an exported classifier")
     source = predict.add_mutually_exclusive_group(required=True)
-    source.add_argument("--run_dir", metavar="DIR", help="of a run of train.py")
-    source.add_argument("--model", metavar="DIR", help="written by evaluate.py export")
+    source.add_argument("--run_dir", metavar="DIR", type=path, help="of a run of train.py")
+    source.add_argument("--model", metavar="DIR", type=path, help="written by evaluate.py export")
     predict.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     predict.add_argument(
         "images", metavar="IMAGE", nargs="+", help="JPEG, PNG, GIF, BMP or WebP file, or directory of such"
@@ -54,6 +54,8 @@ def report_parser():
         allow_abbrev=False,
     )
     parser.add_argument("runs", metavar="RUN", nargs="+", help="a run directory, or a directory of them")
-    parser.add_argument("--output", metavar="DIR", default="report", help="where to write")
-    parser.add_argument("--data_dir", metavar="DIR", help="TFDS directory of the images (default: each run's own)")
+    parser.add_argument("--output", metavar="DIR", type=path, default="report", help="where to write")
+    parser.add_argument(
+        "--data_dir", metavar="DIR", type=path, help="TFDS directory of the images (default: each run's own)"
+    )
     return parser

@@ -3,9 +3,9 @@
 import pytest
 from support.files import read_rows
 from support.finished_runs import groups_of, write_run, write_seeds
+from training.errors import UserError
 
 from analysis import finished
-from training.errors import UserError
 
 
 @pytest.fixture

@@ -10,11 +10,9 @@ import data
 import ema
 from model import classifier
 from training import checkpoints, device
-from training.config import load_config, load_flags, load_precision
-from training.errors import UserError
-from training.labels import Label
+from training.command import UserError
+from training.flags import load_config, load_flags, load_precision
 from training.settings import labels_of
-from training.stderr import captured_stderr
 
 BATCH = 500  # images: what fits every machine, and what training evaluates with
 
@@ -31,9 +29,8 @@ class Network:
             self.built = build()
             self.variables = tf.global_variables()
             self.session = device.session()
-            with captured_stderr():
-                initializers = [tf.global_variables_initializer(), tf.local_variables_initializer()]
-                self.session.run(initializers, data.resident_feeds())
+            initializers = [tf.global_variables_initializer(), tf.local_variables_initializer()]
+            self.session.run(initializers, data.resident_feeds())
 
     def load(self, values):
         """Gives variables the arrays in `values`, by variable name, in one session.run."""
@@ -64,8 +61,9 @@ class RestoredRun:
         self.flags, self.precision = load_flags(run_dir), load_precision(run_dir)
         self.flags.data_dir = data_dir or self.flags.data_dir
         self.saved, self.state = checkpoints.read(self.path)
-        self.decays = decays_of(self.config, self.flags, self.state["rows"])
-        self.labels = labels_of(self.decays, list(dict.fromkeys([*self.flags.ema_batch_stats, "raw", "recomputed"])))
+        self.labels = labels_of(
+            self.flags.ema_decay, list(dict.fromkeys([*self.flags.ema_batch_stats, "raw", "recomputed"]))
+        )
         self.primary = next(label for label in self.labels if label.weights == "ema")
         self.classifier = functools.partial(classifier, width=self.flags.width, dtype=tf.as_dtype(self.precision))
         device.choose("auto")
@@ -98,10 +96,8 @@ class RestoredRun:
 
         def build():
             self.classifier(tf.zeros([1, *data.IMAGE_SHAPE]), phase=False)  # makes the variables, outside the loop
-            first = self.dataset.train.images[: self.flags.recompute_size]
-            batches = data.in_order(data.resident(first, "first_images"), len(first), BATCH)
-            rate = self.flags.dropout if self.flags.recompute_dropout else 0.0
-            return ema.recompute(self.classifier, *batches, self.flags.seed, rate)
+            images = data.resident(self.dataset.train.images[: data.RECOMPUTED_IMAGES], "first_images")
+            return ema.recompute(self.classifier, *data.first_images(images, BATCH))
 
         return Network(build)
 
@@ -110,7 +106,7 @@ class RestoredRun:
         names = [variable.op.name for variable in self.network.variables]
         if label.weights == "raw":
             return {name: self.saved[name] for name in names}
-        suffix = ema.shadow_suffix(ema.decay_suffix(label.decay, self.decays.index(label.decay)))
+        suffix = ema.shadow_suffix(ema.decay_suffix(label.decay, self.flags.ema_decay.index(label.decay)))
         trainable = {variable.op.name for variable in self.network.variables if variable.trainable}
         shadowed = names if label.statistics == "averaged" else trainable
         return {name: self.saved[f"{name}/{suffix}" if name in shadowed else name] for name in names}
@@ -157,19 +153,3 @@ class RestoredRun:
             name: float(np.mean(self.logits(split.images).argmax(1) == split.labels))
             for name, split in self.dataset.evaluated.items()
         }
-
-
-def decays_of(config, flags, rows):
-    """The decays of a run as text, the primary one first.
-
-    Older runs with --ema_horizon say them in the labels of their evaluations alone.
-
-    Raises:
-      UserError: they are nowhere.
-    """
-    if decays := config.get("decays") or flags.ema_decay:
-        return list(map(str, decays))
-    labels = (Label.parse(text) for row in rows[-1:] for text in row["classifiers"])
-    if decays := list(dict.fromkeys(label.decay for label in labels if label.decay)):
-        return decays
-    raise UserError(f"{flags.run_dir} was not evaluated yet: let it train with --resume")

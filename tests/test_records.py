@@ -6,7 +6,6 @@ import struct
 import pytest
 from support.files import read_rows, scalars
 from tensorboard.backend.event_processing import event_multiplexer
-
 from training.metrics import Metrics
 from training.plots import draw_curves
 

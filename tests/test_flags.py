@@ -7,9 +7,9 @@ import sys
 import numpy as np
 import pytest
 from support.commands import ROOT
+from training.config import parse
 
 from training import options
-from training.config import parse
 
 # What the guide does, and this project's own choices, as its design states them; everything else is off.
 DEFAULTS = {

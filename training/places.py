@@ -1,7 +1,7 @@
 """Where a run's replicas are: --strategy resolved into one device, the devices of this process, or several processes.
 
 What the three differ in, for `main` of train.py: the device that the log names, the scope that the graph is built in,
-the session, and who writes the run directory. What several replicas are to the graph is in training.strategy.
+the session, and the trainer. What several replicas are to the graph is in training.replicas.
 """
 
 import contextlib
@@ -12,26 +12,24 @@ import time
 import tensorflow as tf2
 import tensorflow.compat.v1 as tf
 
-from training import cluster, device, signals, strategy
-from training.errors import UserError
-from training.log import log
-from training.run_directory import RunDirectory
-from training.stderr import captured_stderr
-from training.trainer import Trainer
+from training import device, replicas, workers
+from training.command import SIGNALS, UserError
+from training.run_directory import resume_command
+from training.trainer import Follower, Trainer
 
 SAME_EVERYWHERE = 8  # bytes of a digest that the workers compare
-APART = (  # what a session fails with when another worker is gone
+LOST = (  # what a session fails with when another worker is gone
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
     tf.errors.CancelledError,
     tf.errors.DeadlineExceededError,
     tf.errors.InternalError,
 )
-HERE = {"run_dir", "data_dir", "device"}  # flags that may differ between workers
+OWN = {"run_dir", "data_dir", "device"}  # settings that may differ between workers
 
 
 def choose(flags):
-    """Resolves --strategy and --devices, checks the run directory and, with several workers, waits for them.
+    """Resolves --device, --strategy and --devices and, of several workers, waits for the others.
 
     Returns:
       OneDevice, Mirrored or Workers.
@@ -42,8 +40,8 @@ def choose(flags):
     if flags.strategy == "none":
         if flags.devices:
             raise UserError("--devices is for several replicas: say --strategy mirrored or multiworker too", 2)
-        return OneDevice(flags, device.choose(flags.device))
-    task = cluster.read() if flags.strategy == "multiworker" else None
+        return OneDevice(device.choose(flags.device))
+    task = workers.read() if flags.strategy == "multiworker" else None
     chosen = device.choose(flags.device)
     devices = _local_devices(flags, chosen, task)
     count = len(devices) * (len(task.workers) if task else 1)
@@ -54,10 +52,10 @@ def choose(flags):
             2,
         )
     if count == 1:
-        return OneDevice(flags, chosen)
+        return OneDevice(chosen)
     if flags.xla == "on":
         raise UserError(f"--xla on is for one device: with {count} replicas say --xla auto", 2)
-    return Workers(flags, chosen, devices, task) if task else Mirrored(flags, chosen, devices)
+    return Workers(flags, chosen, devices, task) if task else Mirrored(chosen, devices)
 
 
 def _local_devices(flags, chosen, task):
@@ -82,9 +80,10 @@ class OneDevice:
     """A run on one device, and what the others are made from."""
 
     replicas = 1
+    chief = True  # whether this process writes the run directory
 
-    def __init__(self, flags, chosen):
-        self.device, self.directory = chosen, RunDirectory(flags.run_dir, flags.resume)
+    def __init__(self, chosen):
+        self.device = chosen
 
     def scope(self):
         """What the graph is built in."""
@@ -94,23 +93,22 @@ class OneDevice:
         """The session that the run is trained in, a context manager."""
         return device.session()
 
-    def trainer(self, settings, dataset, graph, session, stop):
+    def trainer(self, settings, dataset, graph, directory, session, stop):
         """The Trainer of the run."""
-        return Trainer(settings, dataset, graph, self.directory, session, stop)
+        return Trainer(settings, dataset, graph, directory, session, stop)
 
 
 class Mirrored(OneDevice):
     """A replica on each of several devices of this process."""
 
-    def __init__(self, flags, chosen, devices):
-        super().__init__(flags, _described(chosen, f"{len(devices)} replicas on {', '.join(devices)}"))
+    def __init__(self, chosen, devices):
+        super().__init__(_described(chosen, f"{len(devices)} replicas on {', '.join(devices)}"))
         self.devices, self.replicas = devices, len(devices)
 
     @contextlib.contextmanager
     def scope(self):
-        with captured_stderr():
-            self.strategy = tf.distribute.MirroredStrategy([f"/{name}" for name in self.devices])
-        with self.strategy.scope(), tf.variable_creator_scope(strategy.local_once):
+        strategy = tf.distribute.MirroredStrategy([f"/{name}" for name in self.devices])
+        with strategy.scope(), tf.variable_creator_scope(replicas.local_once):
             yield
 
     def session(self):
@@ -125,7 +123,7 @@ class Workers(OneDevice):
     """A replica on each device of several processes, of which this is one; the first is the chief."""
 
     def __init__(self, flags, chosen, devices, task):
-        self.flags, self.task = flags, task
+        self.task = task
         self.replicas = len(devices) * len(task.workers)
         first, *others = (address for _, address in task.workers)
         more = others if len(others) < 2 else [f"{len(others)} more workers"]
@@ -133,25 +131,24 @@ class Workers(OneDevice):
         # A measurement may come out otherwise on another worker: on CPUs --precision auto is float32.
         alike = chosen._replace(has_bfloat16=chosen.has_bfloat16 and chosen.kind == "gpu")
         self.device = _described(alike, f"{self.replicas} replicas on {', '.join(devices)} of {where}")
-        self.directory = (RunDirectory if task.chief else ReadDirectory)(flags.run_dir, flags.resume)
-        with captured_stderr():
-            self.strategy = tf.distribute.experimental.MultiWorkerMirroredStrategy()
-            try:
-                self.server = tf.train.Server(task.cluster, task.job, task.index, config=self._config())
-            except tf.errors.OpError:
-                address = dict(task.workers)[task.name]
-                raise UserError(
-                    f"TF_CONFIG says that this is {task.name} at {address}, but that port cannot be listened on: "
-                    "end what uses it, or choose another in TF_CONFIG on every worker"
-                ) from None
-        cluster.wait_for(task.others)
+        self.chief = task.chief
+        self.strategy = tf.distribute.experimental.MultiWorkerMirroredStrategy()
+        try:
+            self.server = tf.train.Server(task.cluster, task.job, task.index, config=self._config())
+        except tf.errors.OpError:
+            address = dict(task.workers)[task.name]
+            raise UserError(
+                f"TF_CONFIG says that this is {task.name} at {address}, but that port cannot be listened on: "
+                "end what uses it, or choose another in TF_CONFIG on every worker"
+            ) from None
+        workers.wait_for(task.others)
         self._check_one_place()
-        self.watchdog = cluster.Watchdog(task.others, self.directory.resume_command)
+        self.watchdog = workers.Watchdog(task.others, resume_command(flags.run_dir))
 
     def _check_one_place(self):
         """Checks that this process is one worker; one with another's index answers under two addresses."""
-        config = tf.ConfigProto(operation_timeout_in_ms=1000 * cluster.START)  # not ours, which hides the other workers
-        with captured_stderr(), tf.Session(self.server.target, config=config) as session:
+        config = tf.ConfigProto(operation_timeout_in_ms=1000 * workers.START)  # not ours, which hides the other workers
+        with tf.Session(self.server.target, config=config) as session:
             incarnations = [one.incarnation for one in session.list_devices()]
         if len(set(incarnations)) < len(incarnations):
             raise UserError(
@@ -167,10 +164,10 @@ class Workers(OneDevice):
 
     @contextlib.contextmanager
     def scope(self):
-        with self.strategy.scope(), tf.variable_creator_scope(strategy.local_once):
+        with self.strategy.scope(), tf.variable_creator_scope(replicas.local_once):
             # First of all, while the graphs of all workers are the same whatever their flags.
-            self.said = tf.placeholder(tf.float32, [len(signals.NAMES) + SAME_EVERYWHERE])
-            heard = self.strategy.run(lambda: strategy.all_reduce(strategy.MEAN, [tf.identity(self.said)])[0])
+            self.said = tf.placeholder(tf.float32, [len(SIGNALS) + SAME_EVERYWHERE])
+            heard = self.strategy.run(lambda: replicas.all_reduce(replicas.MEAN, [tf.identity(self.said)])[0])
             self.heard = self.strategy.experimental_local_results(heard)[0]
             yield
 
@@ -179,8 +176,8 @@ class Workers(OneDevice):
         with tf.Session(self.server.target, config=self._config()) as self._session:
             try:
                 yield self._session
-            except APART as error:
-                time.sleep(cluster.NOTICED)  # the watchdog ends this process meanwhile where it can say who is gone
+            except LOST as error:
+                time.sleep(workers.NOTICED)  # the watchdog ends this process meanwhile where it can say who is gone
                 raise UserError(lost(error.message, self.watchdog.sentence)) from None
             finally:
                 self.watchdog.off.set()  # one may end sooner than another
@@ -193,26 +190,25 @@ class Workers(OneDevice):
         Raises:
           ValueError: `same` is not the same on all workers.
         """
-        said = [*(float(signal == number) for number in signals.NAMES), *same]
+        said = [*(float(signal == number) for number in SIGNALS), *same]
         heard = self._session.run(self.heard, {self.said: said})
-        if list(heard[len(signals.NAMES) :]) != list(same):
+        if list(heard[len(SIGNALS) :]) != list(same):
             raise ValueError
-        return next((number for number, share in zip(signals.NAMES, heard, strict=False) if share > 0), None)
+        return next((number for number, share in zip(SIGNALS, heard, strict=False) if share > 0), None)
 
-    def trainer(self, settings, dataset, graph, session, stop):
-        values = vars(settings.flags) | settings.resolved()
-        values |= {"epoch_steps": settings.epoch_steps, "tensorflow": tf.__version__}
+    def trainer(self, settings, dataset, graph, directory, session, stop):
+        values = vars(settings) | {"tensorflow": tf.__version__}
         values |= {name: split.labels.tobytes().hex() for name, split in dataset.evaluated.items()}
         values["train"] = dataset.train.labels.tobytes().hex()
         self._check_same(
-            {name: value for name, value in values.items() if name not in HERE},
+            {name: value for name, value in values.items() if name not in OWN},
             "was started with other flags, data or versions: start all with the same command, data and versions",
         )
-        arguments = settings, dataset, graph, self.directory, session, AgreedStop(self, stop)
+        arguments = settings, dataset, graph, directory, session, AgreedStop(self, stop)
         trainer = Trainer(*arguments) if self.task.chief else Follower(*arguments)
         self._check_same(
             trainer.step,
-            f"resumed from another step (here {trainer.step}): {self.directory.path} has to be one directory for all",
+            f"resumed from another step (here {trainer.step}): {directory.path} has to be one directory for all",
         )
         self.watchdog.begun = True
         return trainer
@@ -240,7 +236,7 @@ def _described(chosen, replicas):
 
 
 class AgreedStop:
-    """A signals.Stop of all workers together: a signal to one of them stops all, at the same step."""
+    """A command.Stop of all workers together: a signal to one of them stops all, at the same step."""
 
     def __init__(self, workers, own):
         self.workers, self.own, self.agreed = workers, own, None
@@ -253,44 +249,3 @@ class AgreedStop:
             if self.agreed is not None:
                 self.workers.watchdog.off.set()  # one may end sooner than another
         return self.agreed
-
-
-class ReadDirectory(RunDirectory):
-    """The directory of a run that another process, the chief, writes."""
-
-    def check(self):
-        if self.resume:
-            super().check()
-
-    def enter(self):
-        log.disabled = True  # the chief says it all
-
-    def begin(self, config, step):
-        pass
-
-    def save_snapshot(self, step, arrays):
-        pass
-
-
-class Follower(Trainer):
-    """Trains and evaluates in step with the chief, and writes nothing."""
-
-    shows_progress = False
-
-    def begin(self):
-        self.directory.begin({}, self.step)
-        self.metrics = Rows(self.evaluated)
-
-    def save(self, *new_rows):
-        self.saved_step = self.step
-
-    def finish(self):
-        self.last_predictions()
-
-
-class Rows:
-    """metrics.Metrics without files."""
-
-    def __init__(self, rows):
-        self.rows = list(rows)
-        self.append = self.rows.append

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from support.evaluating import LABELS
 from support.files import checkpoint_values, contents, read_arrays
+from training.errors import UserError
 
 from analysis import restored as restoring
 from analysis.statistics import log_softmax
-from training.errors import UserError
 from training.labels import RAW, Label
 
 

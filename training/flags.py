@@ -1,23 +1,35 @@
-"""The flags of train.py, and what all command lines share. Pure Python: `--help` and a typo are answered at once."""
+"""The flags of train.py, what config.json keeps of them, and which of them a resumption may change.
+
+Without TensorFlow: `--help` and a typo are answered at once. What all command lines share is here too.
+"""
 
 import argparse
+import json
 import math
+import os
 import re
+import shlex
+import time
+from pathlib import Path
 
-DEFAULT_DECAY = "0.998"
+from training.command import UserError
+
+# What may differ between a run and its resumption; every other flag shapes the numbers of the steps done before.
+MAY_CHANGE = {
+    "run_dir",
+    "resume",
+    "epochs",
+    "lr_cooldown",  # see training.settings
+    "eval_every",
+    "data_dir",
+    "device",
+    "strategy",
+    "devices",
+    "xla",
+    "checkpoint_every",
+}
+
 MAX_DECAY = 1 - 2**-25  # what lies above is 1 in float32
-
-
-class Decay(float):
-    """A decay that remembers how it was typed, because it labels the classifier in tables and files."""
-
-    def __new__(cls, text):
-        decay = super().__new__(cls, text)
-        decay.text = str(text)
-        return decay
-
-    def __str__(self):
-        return self.text
 
 
 def number(convert, low, high=math.inf, *, above=False):
@@ -37,26 +49,7 @@ def number(convert, low, high=math.inf, *, above=False):
     return parse
 
 
-count = number(int, 1)
-
-
-class Interval(str):
-    """How often to save a checkpoint, as typed: "500" steps or "10m" minutes."""
-
-    def __new__(cls, text):
-        try:
-            number(float, 0, above=True)(text[:-1]) if text.endswith("m") else count(text)
-        except argparse.ArgumentTypeError:
-            raise argparse.ArgumentTypeError(f"{text!r} is neither steps, as 500, nor minutes, as 10m") from None
-        return super().__new__(cls, text)
-
-    @property
-    def steps(self):
-        return None if self.endswith("m") else int(self)
-
-    @property
-    def seconds(self):
-        return 60 * float(self[:-1]) if self.endswith("m") else math.inf
+count = number(int, 1, 2**31)
 
 
 class Formatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -96,7 +89,7 @@ def build_parser():
 def _add_data(group):
     add = group.add_argument
     add("--dataset", choices=["cifar10", "synthetic"], default="cifar10", help="images; synthetic ones need no network")
-    add("--data_dir", metavar="DIR", help="TFDS directory (default: TFDS's own, so TFDS_DATA_DIR works)")
+    add("--data_dir", metavar="DIR", type=path, help="TFDS directory (default: TFDS's own, so TFDS_DATA_DIR works)")
     add("--train_size", metavar="N", type=count, help="number of training images, the first ones (default: all)")
     add("--test_size", metavar="N", type=count, help="number of test images, the first ones (default: all)")
     add(
@@ -135,43 +128,19 @@ def _add_training(group):
         help="last epochs, over which the learning rate falls linearly to 0",
     )
     add("--adam_beta1", type=number(float, 0, 1), default=0.5, help="decay of Adam's first moment")
-    add(
-        "--label_smoothing",
-        metavar="SHARE",
-        type=number(float, 0, 1),
-        default=0.0,
-        help="share of each target that is spread evenly over the classes",
-    )
-    seeds = group.add_mutually_exclusive_group()
     seed = number(int, 0, 2**31)
-    seeds.add_argument("--seed", type=seed, default=0, help="random seed of weights, data order, dropout and noise")
-    seeds.add_argument(
-        "--seeds",
-        metavar="SEED",
-        nargs="+",
-        type=seed,
-        default=argparse.SUPPRESS,  # a run has one seed: the other runs know nothing of this flag
-        help="seeds of several runs, made one after the other in RUN_DIR/seed-<seed>, then report.py over them",
-    )
+    add("--seed", type=seed, default=0, help="random seed of weights, data order, dropout and noise")
 
 
 def _add_averages(group):
     add = group.add_argument
-    decays = group.add_mutually_exclusive_group()
-    decays.add_argument(
+    add(
         "--ema_decay",
         metavar="DECAY",
         nargs="+",
         type=decay,
-        help="decay of the shadow weights, per step; several are tracked side by side, the first is the primary one "
-        f"(default: {DEFAULT_DECAY})",
-    )
-    decays.add_argument(
-        "--ema_horizon",
-        metavar="EPOCHS",
-        nargs="+",
-        type=number(float, 0, above=True),
-        help="epochs of images that each average covers, in place of decays: 1 / (1 - decay) steps",
+        default=["0.998"],
+        help="decay of the shadow weights, per step; several are tracked side by side, the first is the primary one",
     )
     add(
         "--ema_start",
@@ -180,7 +149,6 @@ def _add_averages(group):
         help="start of the shadows; initial: as the initial weights, the guide's; warmup: min(decay, (1 + t) / "
         "(10 + t)); unbiased: the initial weights are removed exactly",
     )
-    add("--ema_every", metavar="K", type=count, default=1, help="steps between two updates, each with decay^K")
     add(
         "--ema_batch_stats",
         metavar="POLICY",
@@ -191,40 +159,30 @@ def _add_averages(group):
         "averaged, averaged like the weights; recomputed, over training images with the EMA weights",
     )
     add(
-        "--recompute_size",
-        metavar="N",
-        type=count,
-        default=5000,
-        help="training images that statistics are recomputed over",
-    )
-    add("--recompute_dropout", action="store_true", help="dropout while statistics are recomputed")
-    add(
         "--ema_power",
         metavar="WIDTH",
         nargs="+",
         type=width,
         help="relative widths of power-function averages to track too, for evaluate.py posthoc",
     )
-    add(
-        "--snapshots",
-        metavar="N",
-        type=count,
-        default=8,
-        help="snapshots of the power-function averages in an epoch, of 4 bytes a parameter and width each",
-    )
 
 
 def _add_system(group):
     add = group.add_argument
-    add("--run_dir", metavar="DIR", help="directory that everything is written into (default: runs/<date>-<time>)")
+    add(
+        "--run_dir",
+        metavar="DIR",
+        type=path,
+        help="where everything is written (default: runs/<date>-<time>)",
+    )
     add("--resume", action="store_true", help="continuation of the run in --run_dir, with its own flags")
     add("--eval_every", metavar="EPOCHS", type=count, default=1, help="epochs between evaluations")
     add(
         "--checkpoint_every",
-        metavar="N",
-        type=Interval,
-        default="10m",
-        help="steps (500) or minutes (10m) between checkpoints; every evaluation saves one too",
+        metavar="MINUTES",
+        type=number(float, 0, above=True),
+        default=10.0,
+        help="minutes between checkpoints; every evaluation saves one too",
     )
     add("--device", choices=["auto", "cpu", "gpu"], default="auto", help="device; auto takes a GPU if there is one")
     add(
@@ -242,27 +200,26 @@ def _add_system(group):
         help="precision of the convolutions; auto takes bfloat16 where a measurement finds it faster",
     )
     add("--xla", choices=["auto", "on", "off"], default="auto", help="compilation of the training loop; auto: on a GPU")
-    add(
-        "--steps_per_run",
-        metavar="K",
-        type=count,
-        help="steps in one session.run (default: 10 on a CPU, 100 on a GPU)",
-    )
 
 
 def decay(text):
-    """Plain digits, because the text names variables; below 1 in float32 too, or the shadow would never move."""
+    """A decay as text, because that names variables and classifiers; plain digits, and below 1 in float32 too."""
     value = number(float, 0, 1)(text)
     if not re.fullmatch(r"[0-9]*\.?[0-9]*([eE]-?[0-9]+)?", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not written as a plain number, such as 0.998")
     if value >= MAX_DECAY:
         raise argparse.ArgumentTypeError(f"{text} is 1 in float32: the average would never move")
-    return Decay(text)
+    return text
 
 
 def width(text):
     """A relative width, to the digits that name its average."""
     return float(f"{number(float, 1e-6, 0.28)(text):g}")
+
+
+def path(text):
+    """An absolute path: a run is resumed, and its data found again, from any directory."""
+    return os.path.abspath(os.path.expanduser(text))
 
 
 def as_argv(values):
@@ -275,3 +232,110 @@ def as_argv(values):
         # A lone value that begins with a dash, such as a directory's name, must not look like a flag.
         argv += [f"--{name}={parts[0]}"] if len(parts) == 1 and parts[0].startswith("-") else [f"--{name}", *parts]
     return argv
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# A run, new or resumed
+
+
+def parse(argv=None):
+    """Parses the command line of train.py; with --resume the flags of the run's config.json are the defaults.
+
+    Returns:
+      argparse.Namespace, as typed, but for paths, which are absolute, and `run_dir`, which is filled in.
+
+    Raises:
+      UserError: the run to resume has no readable config.json, or was made with other flags.
+      SystemExit: status 0 after --help, 2 after a usage error.
+    """
+    parser = build_parser()
+    flags = parser.parse_args(argv)
+    if flags.resume and not flags.run_dir:
+        parser.error("--resume needs --run_dir: the directory of the run to continue")
+    if flags.resume:
+        saved = load_flags(flags.run_dir)
+        parser.set_defaults(**vars(saved))
+        flags = parser.parse_args(argv)
+        if flags.strategy != saved.strategy:  # the devices were those of the strategy
+            parser.set_defaults(devices=None)
+            flags = parser.parse_args(argv)
+        check_unchanged(flags, saved)
+    elif not flags.run_dir:
+        flags.run_dir = path(time.strftime("runs/%Y%m%d-%H%M%S"))
+    for name in ("ema_decay", "ema_batch_stats", "ema_power"):
+        values = getattr(flags, name) or []
+        if len(set(values)) < len(values):
+            parser.error(f"argument --{name}: each value may be given once")
+    return flags
+
+
+def check_unchanged(flags, saved):
+    """Checks that a resumption changes no flag but those of MAY_CHANGE.
+
+    Raises:
+      UserError: names what the run was trained with.
+    """
+    changed = [name for name in set(vars(saved)) - MAY_CHANGE if getattr(flags, name) != getattr(saved, name)]
+    if "precision" in changed and flags.precision in ("auto", load_precision(flags.run_dir)):  # what the run has anyway
+        changed.remove("precision")
+    if changed:
+        was = ", ".join(" ".join(as_argv({name: getattr(saved, name)})) or f"no --{name}" for name in sorted(changed))
+        raise UserError(f"{flags.run_dir} was trained with {was}: resume it with the same, or start a new --run_dir", 2)
+
+
+def load_config(run_dir):
+    """The config.json of the run in `run_dir`: a dict with `flags`, `precision`, `device`, `versions`, `git_commit`.
+
+    Raises:
+      UserError: there is no such file, or it is damaged.
+    """
+    file = Path(run_dir) / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        if not (isinstance(config, dict) and isinstance(config.get("flags"), dict)):
+            raise ValueError("it holds no flags")
+        return config
+    except OSError:
+        raise UserError(
+            f"{run_dir} holds no run (no readable config.json): start one with python train.py --run_dir "
+            f"{shlex.quote(str(run_dir))}"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise _damaged(run_dir, error) from None
+
+
+def load_precision(run_dir):
+    """The precision that the run in `run_dir` was begun with, which --precision auto would choose anew elsewhere.
+
+    Raises:
+      UserError: as `load_config`.
+    """
+    precision = load_config(run_dir).get("precision")
+    if precision not in ("float32", "bfloat16"):
+        raise _damaged(run_dir, f"its precision is {precision!r}")
+    return precision
+
+
+def load_flags(run_dir):
+    """The flags of the run in `run_dir`, checked as if typed.
+
+    Raises:
+      UserError: as `load_config`.
+    """
+    saved = load_config(run_dir)["flags"]
+    parser = build_parser()
+
+    def error(message):  # in place of an exit
+        raise ValueError(message)
+
+    parser.error = error
+    parser.print_help = lambda: error("it asks for help")
+    try:
+        return parser.parse_args(as_argv(saved))
+    except ValueError as reason:
+        raise _damaged(run_dir, reason) from None
+
+
+def _damaged(run_dir, error):
+    file = Path(run_dir) / "config.json"
+    return UserError(f"{file} is damaged ({error}): restore it from a copy, or start a new run in another --run_dir")

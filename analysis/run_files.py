@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from training.config import load_config, load_flags
-from training.errors import UserError
+from training.command import UserError
+from training.flags import load_config, load_flags
 from training.labels import Label
 
 
