@@ -9,7 +9,7 @@ FILE is an .npz of what the run came to in this process:
     before/...          the same when a weight of the last replica alone has become NaN
     spoilt/...          and after one more step, which is not finite there
     skipped             how many steps were skipped then
-    logits/<label>      on the test images, after that
+    logits/<label>      on the test images, before that
 """
 
 import sys
@@ -45,6 +45,8 @@ def main(argv, file):
                 found["losses"].append(session.run(graph.loop.train, {graph.loop.until: until}).loss)
                 before = until
             found |= session.run(copies)
+            for label, tested in graph.tested.items():
+                found[f"logits/{label}"] = session.run(tested.logits["test"])
             last = list(copies)[-1].partition("@")[2]
             if last == "1" or not place.chief:  # of workers each has one copy
                 beta = copies[f"class/dense/beta@{last}"]
@@ -54,8 +56,6 @@ def main(argv, file):
             session.run(graph.loop.train, {graph.loop.until: UNTIL[-1] + 1})
             found |= {f"spoilt/{name}": value for name, value in session.run(copies).items()}
             found["skipped"] = session.run(graph.loop.totals.skipped)
-            for label, tested in graph.tested.items():
-                found[f"logits/{label}"] = session.run(tested.logits["test"])
     np.savez(file, **found)
 
 
