@@ -214,26 +214,31 @@ class MovingAverages:
             found.append(Recomputed(label, batch_stats))
         return found
 
+    def initial_share(self, decay, updates):
+        """The share of the initial weights in the shadow of a decay, as text, after so many updates."""
+        return initial_share(float(decay), self.start, updates)
+
     def describe(self, total_steps, epoch_steps):
-        """Lines for the log: what each decay means for a run of so many steps, with a warning where it is too long."""
-        lines = []
-        for decay in self.decays:
-            horizon = 1 / (1 - float(decay))
-            share = initial_share(float(decay), self.start, total_steps)
+        """Texts for the log: what the decays mean for a run of so many steps, and which are too long for it."""
+        horizons = {decay: 1 / (1 - float(decay)) for decay in self.decays}
+        lines = [
+            f"decay {decay}, start {self.start}: horizon {horizon:.4g} steps = {horizon / epoch_steps:.2g} epochs"
+            for decay, horizon in horizons.items()
+        ]
+        rise = [decay for decay in self.decays if self.start == "warmup" and warmup_steps(float(decay)) > total_steps]
+        if len(rise) > 1:
             lines.append(
-                f"ema        decay {decay}, start {self.start}: horizon {horizon:.4g} steps = "
-                f"{horizon / epoch_steps:.2g} epochs; {share:.1%} of the initial weights left at the end"
+                f"for {total_steps} steps warmup makes the averages of decays {', '.join(rise)} the same: use "
+                "--ema_start unbiased"
             )
-            reached = warmup_steps(float(decay))
-            if self.start == "warmup" and reached > total_steps:
+        elif rise:
+            step = warmup_steps(float(rise[0]))
+            lines.append(f"warmup keeps the horizon of decay {rise[0]} shorter than that until step {step:,}")
+        for decay in self.decays:
+            if (share := self.initial_share(decay, total_steps)) > 0.01:
                 lines.append(
-                    f"warning: decay {decay} would rule from step {reached:,} on: until then the warm-up does, and all "
-                    "longer averages are the same"
-                )
-            if share > 0.01:
-                lines.append(
-                    f"warning: decay {decay} is long for {total_steps} steps: train longer, average over less, or use "
-                    "--ema_start warmup"
+                    f"warning: {share:.0%} of the average of decay {decay} will still be the initial weights after "
+                    f"{total_steps} steps: train longer, average over less, or use --ema_start warmup"
                 )
         return lines
 
