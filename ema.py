@@ -24,20 +24,24 @@ def ema_getter(*emas):
       emas: tf.train.ExponentialMovingAverage objects that were applied to some variables; the guide has one.
 
     Returns:
-      A function for `tf.variable_scope(custom_getter=...)`. Its attribute `replaced` fills up with the
-      names of the variables whose shadow it handed out, for `check_replaced`.
+      A function for `tf.variable_scope(custom_getter=...)`, which raises ValueError where there is a partitioner: the
+      parts of a variable have no shadow together. Its attribute `given` fills up with what it handed out, for
+      `check_replaced`: variable.ref() to the variable or its shadow.
     """
 
     def getter(getter, name, *args, **kwargs):  # TensorFlow passes the first one by this keyword
+        if kwargs.get("partitioner") is not None:
+            raise ValueError(f"{name} has a partitioner, and averages of partitioned variables are not handed out")
         variable = getter(name, *args, **kwargs)
         for ema in emas:
             shadow = ema.average(variable)
             if shadow is not None:  # a truth test would fail: a resource variable has no truth value in a graph
-                replaced.add(name)
+                given[variable.ref()] = shadow
                 return shadow
+        given[variable.ref()] = variable
         return variable
 
-    getter.replaced = replaced = set()
+    getter.given = given = {}
     return getter
 
 
@@ -45,16 +49,26 @@ def check_replaced(getter, var_list):
     """Checks that a network built through `getter` reads the shadows of exactly `var_list`.
 
     A getter that finds no shadow falls back to the raw variable without a word, and the "EMA"
-    network silently equals the raw one in part or in whole.
+    network silently equals the raw one in part or in whole. What a network reads past its getter, such as a variable
+    that a layer keeps as an attribute, is not seen here.
 
     Raises:
       ValueError: names a variable that was not replaced, or one that should not have been.
     """
-    expected = {variable.op.name for variable in var_list}
-    if missing := sorted(expected - getter.replaced):
-        raise ValueError(f"the EMA network reads {missing[0]} itself, not its moving average ({len(missing)} such)")
-    if extra := sorted(getter.replaced - expected):
-        raise ValueError(f"the EMA network reads a moving average of {extra[0]}, which is not to be averaged")
+    for variable in var_list:
+        given = getter.given.get(variable.ref())
+        if given is None:
+            raise ValueError(
+                f"the EMA network never asked for {variable.op.name}: enter its variable scope with reuse=True, or it "
+                "makes new variables"
+            )
+        if given is variable:
+            raise ValueError(f"the EMA network reads {variable.op.name} itself: its moving average was not applied")
+    expected = {variable.ref() for variable in var_list}
+    for reference, given in getter.given.items():
+        if reference not in expected and given is not reference.deref():
+            name = reference.deref().op.name
+            raise ValueError(f"the EMA network reads a moving average of {name}, which is not to be averaged")
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -174,6 +174,47 @@ def test_getter_hands_out_the_variable_where_there_is_no_shadow():
             ema.check_replaced(getter, [])
 
 
+def test_a_network_that_makes_variables_of_its_own_is_told_to_reuse():
+    with tf.Graph().as_default():
+        average = tf.train.ExponentialMovingAverage(0.5)
+        weights = [tf.get_variable("weights", [2])]
+        average.apply(weights)
+        getter = ema.ema_getter(average)
+        with tf.variable_scope("again", custom_getter=getter):
+            tf.get_variable("weights", [2])
+        with pytest.raises(ValueError, match="reuse=True"):
+            ema.check_replaced(getter, weights)
+
+
+def test_a_partitioner_is_refused():
+    with tf.Graph().as_default():
+        getter = ema.ema_getter(tf.train.ExponentialMovingAverage(0.5))
+        split = tf.fixed_size_partitioner(2)
+        with tf.variable_scope("a", partitioner=split, custom_getter=getter), pytest.raises(ValueError, match="partit"):
+            tf.get_variable("weights", [4])
+
+
+def test_the_check_knows_variables_on_several_replicas():
+    """In a step there each replica asks for weights by a name of its own, as weights/replica_1."""
+    strategy = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
+    with tf.Graph().as_default(), strategy.scope():
+        average = tf.train.ExponentialMovingAverage(0.5)
+        getter = ema.ema_getter(average)
+
+        def network(getter=None):
+            with tf.variable_scope("network", reuse=tf.AUTO_REUSE, custom_getter=getter):
+                return tf.get_variable("weights", [2]) * 1.0
+
+        def replica():
+            network()
+            weights = tf.trainable_variables()
+            tf.distribute.get_replica_context().merge_call(lambda _: average.apply(weights))
+            return network(getter)
+
+        strategy.run(replica)
+        ema.check_replaced(getter, tf.trainable_variables())
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # The schedules as functions
 
