@@ -27,7 +27,8 @@ train: .venv/runtime
 
 # Synthetic data, no network, and what is recommended.
 demo: .venv/runtime
-	$(RUN) train.py --dataset synthetic --width 0.25 --epochs 6 --ema_decay 0.99 --ema_start warmup --ema_batch_stats recomputed $(ARGS)
+	$(RUN) train.py --dataset synthetic --width 0.25 --epochs 4 --learning_rate 0.003 --ema_decay 0.9 \
+		--ema_start warmup --ema_batch_stats recomputed $(ARGS)
 
 test: .venv/development
 	$(RUN) -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
