@@ -62,11 +62,12 @@ class Records:
         self._add_events(row)
 
     def _add_events(self, row):
-        scalars = {"training": {name: row[name] for name in TRAINING if name in row}}
+        scalars = {"train": {name: row[name] for name in TRAINING if name in row}}
         for label, accuracy in row["classifiers"].items():
-            scalars[label] = {"test_accuracy": accuracy}
+            short = label.removeprefix("ema/").removesuffix("/raw").replace("/", "-")  # TensorBoard cuts long names off
+            scalars[short] = {"test_accuracy": accuracy}
             if "validation" in row:
-                scalars[label]["validation_accuracy"] = row["validation"][label]
+                scalars[short]["validation_accuracy"] = row["validation"][label]
         for name, values in scalars.items():
             if name not in self.events:
                 self.events[name] = Events(self.path / "tensorboard" / name)
