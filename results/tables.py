@@ -9,7 +9,7 @@ point in the prose has to stand in some table too, or among CONSTANTS.
 
 import argparse
 import difflib
-import functools
+import json
 import re
 import sys
 from pathlib import Path
@@ -19,16 +19,16 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from analysis.choice import choose  # noqa: E402
 from analysis.run_files import read_run  # noqa: E402
-from analysis.statistics import mean_interval  # noqa: E402
-from analysis.tables import shown  # noqa: E402
+from analysis.tables import Table, as_markdown, over_seeds, shown, with_interval  # noqa: E402
 from results.experiments import EXPERIMENTS, kept  # noqa: E402
+from training.labels import Label  # noqa: E402
 
 CONSTANTS = {  # where they come from, and the numbers
     "requirements.txt": "3.10 3.13",
     "config.json of the experiments: width and dropout, share of wrong labels": "0.5 0.4",
     "Morales-Brotons et al. 2024, arXiv 2411.18704": "78.1 86.7",
-    "the flips of results/guide/seed-0/table.json, Wald's interval of matched pairs": "1.41 2.37",
     "the losses of results/{gain,cooldown,noise}/seed-*/table.json": "0.3895 0.3362 0.3406 0.3391 0.9869 0.9150",
     "results/gain/seed-*/posthoc.json": "88.60 88.58 88.65",
     "git show 9f4d9b5:results/churn/report.json, and noise/report/report.json": "11.30 7.02 8.13 7.72 19.65 14.86",
@@ -39,7 +39,6 @@ BLOCK = re.compile(r"(<!-- results: (.*?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 GENERATED = re.compile(r"<!-- \w+: .*?<!-- end -->", re.DOTALL)  # by other programs too
 CODE = re.compile(r"```.*?```|^ {4}.*?$|`[^`]*`|\]\([^)]*\)|<http[^>]*>", re.DOTALL | re.MULTILINE)
 NUMBER = re.compile(r"(?<![\w.])\d+\.\d+(?!\w|\.\d)")
-RAW = "raw/recomputed"
 COMPARED = ["raw, %", "average (decay), %", "gain, points"]
 
 
@@ -48,10 +47,15 @@ def read(results, experiment):
     return [read_run(results / run.name) for run in kept(experiment, results)]
 
 
-def accuracy(runs, label, epoch=None, key="classifiers"):
-    """Accuracy in % of a classifier after an epoch, by default the last, [S]."""
-    rows = [{row["epoch"]: row for row in run.rows}[epoch or run.flags.epochs] for run in runs]
-    return np.array([100 * row[key][label] for row in rows])
+def rows_at(runs, epoch=None):
+    """The rows of metrics.jsonl of an epoch, by default the last."""
+    return [{row["epoch"]: row for row in run.rows}[epoch or run.flags.epochs] for run in runs]
+
+
+def accuracies(runs, label, epoch=None):
+    """Accuracies in % of an average's fair baseline and of itself, each [S]."""
+    rows = [row["classifiers"] for row in rows_at(runs, epoch)]
+    return [100 * np.array([row[str(one)] for row in rows]) for one in (Label.parse(label).baseline, label)]
 
 
 def averages(runs):
@@ -60,23 +64,10 @@ def averages(runs):
 
 
 def chosen(runs, epoch=None):
-    """Of these labels the best on the validation images, mean over seeds."""
-    return max(averages(runs), key=lambda label: accuracy(runs, label, epoch, "validation").mean())
-
-
-def markdown(header, body):
-    """A Markdown table whose first column holds words."""
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *body]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def estimate(values, sign="", digits=2):
-    """A mean over seeds with its 95% interval, "1.73 [1.15, 2.30]"; below three seeds the values, "1.63, 1.56"."""
-    text = functools.partial(shown, sign=sign, digits=digits)
-    if len(values) < 3:
-        return ", ".join(map(text, values))
-    mean, half = mean_interval(values)
-    return f"{text(mean)} [{text(mean - half)}, {text(mean + half)}]"
+    """Of these labels that which is the best on the validation images."""
+    labels = averages(runs)
+    validation = [row["validation"] for row in rows_at(runs, epoch)]
+    return choose(labels[0], [{label: one[label] for label in labels} for one in validation]).label
 
 
 def named(experiment, runs):
@@ -86,22 +77,25 @@ def named(experiment, runs):
     return f"{EXPERIMENTS[experiment]} ({precision}, seed{'s' if len(runs) > 1 else ''} {seeds})"
 
 
-def compared(runs, labels=None, epoch=None):
-    """Cells: raw weights, an average, its gain; without labels that chosen, with recomputed statistics for both."""
-    raw, average = labels or (RAW, chosen(runs, epoch))
-    values = [accuracy(runs, label, epoch) for label in (raw, average)]
-    decay = average.split("/")[1]
-    return [shown(values[0].mean()), f"{shown(values[1].mean())} ({decay})", estimate(values[1] - values[0], "+")]
+def compared(runs, label=None, epoch=None):
+    """Cells: the raw weights, an average, its gain; by default the average chosen."""
+    label = label or chosen(runs, epoch)
+    raw, average = accuracies(runs, label, epoch)
+    decay = Label.parse(label).decay
+    return [shown(raw.mean()), f"{shown(average.mean())} ({decay})", over_seeds(average - raw, "+")]
 
 
 def headline(results):
-    """The guide as it is, with the raw network's statistics, and the other settings."""
-    guide = read(results, "guide")
-    body = [[named("guide", guide), *compared(guide, ("raw", "ema/0.998/raw"))]]
+    """The guide as it is, with the raw network's statistics and an interval over test images; the other settings."""
+    guide, label = read(results, "guide"), "ema/0.998/raw"
+    row = next(row for row in json.loads((guide[0].path / "table.json").read_text()) if row["label"] == label)
+    gain, flips = row["fixed"] - row["broken"], row["fixed"] + row["broken"]
+    half = 1.96 * (flips - gain**2 / 10_000) ** 0.5  # Wald's, of matched pairs, in images of 10,000
+    body = [[named("guide", guide), *compared(guide, label)[:2], with_interval(gain / 100, half / 100, "+")]]
     for experiment in ("gain", "cooldown", "noise", "augment", "noise_cooldown"):
         if runs := read(results, experiment):
             body.append([named(experiment, runs), *compared(runs)])
-    return markdown(["setting", *COMPARED], body)
+    return Table("", ["setting", *COMPARED], body)
 
 
 def decays(results, experiment):
@@ -109,20 +103,20 @@ def decays(results, experiment):
     runs, body = read(results, experiment), []
     epoch_steps = runs[0].rows[0]["step"] / runs[0].rows[0]["epoch"]
     for label in averages(runs):
-        decay, cells = label.split("/")[1], []
-        for own, raw in ((label, RAW), (f"ema/{decay}/raw", "raw")):
-            values = accuracy(runs, own)
-            cells += [shown(values.mean()), estimate(values - accuracy(runs, raw), "+")]
+        decay, cells = Label.parse(label).decay, []
+        for one in (label, f"ema/{decay}/raw"):
+            raw, average = accuracies(runs, one)
+            cells += [shown(average.mean()), over_seeds(average - raw, "+")]
         body.append([f"{decay}, {1 / (1 - float(decay)) / epoch_steps:.2g} epochs", *cells])
     header = ["recomputed statistics, %", "gain, points", "raw network's statistics, %", "gain, points"]
-    return markdown([named(experiment, runs), *header], body)
+    return Table("", [named(experiment, runs), *header], body)
 
 
 def lengths(results, experiment):
     """What an experiment gives after every epoch that was evaluated."""
     runs = read(results, experiment)
     body = [[str(row["epoch"]), *compared(runs, epoch=row["epoch"])] for row in runs[0].rows]
-    return markdown(["epoch", *COMPARED], body)
+    return Table("", ["epoch", *COMPARED], body)
 
 
 def against(results, *experiments):
@@ -132,13 +126,13 @@ def against(results, *experiments):
     rows = {}
     for experiment, runs in zip(experiments, found, strict=True):
         runs = [run for run in runs if run.flags.seed in seeds]
-        for name, label in (("raw", RAW), ("average", chosen(runs))):
-            rows[f"{named(experiment, runs)}, {name}"] = accuracy(runs, label)
+        for name, values in zip(("raw", "average"), accuracies(runs, chosen(runs)), strict=True):
+            rows[f"{named(experiment, runs)}, {name}"] = values
     body = []
     for name, values in rows.items():
-        differences = ("-" if values is one else estimate(values - one, "+") for one in list(rows.values())[:2])
+        differences = ("-" if values is one else over_seeds(values - one, "+") for one in list(rows.values())[:2])
         body.append([name, shown(values.mean()), *differences])
-    return markdown(["", "accuracy, %", "over the first row", "over the second"], body)
+    return Table("", ["", "accuracy, %", "over the first row", "over the second"], body)
 
 
 def first_epochs(results, *policies):
@@ -147,13 +141,10 @@ def first_epochs(results, *policies):
     for start in ("initial", "warmup", "unbiased"):
         runs, cells = [run for run in read(results, "starts") if run.flags.ema_start == start], []
         for policy, epoch in columns:
-            average, raw = (
-                accuracy(runs, label, epoch).mean()
-                for label in (f"ema/0.998/{policy}", RAW if policy == "recomputed" else "raw")
-            )
-            cells.append(f"{shown(average)} ({shown(average - raw, '+')})")
+            raw, average = accuracies(runs, f"ema/0.998/{policy}", epoch)
+            cells.append(f"{shown(average.mean())} ({shown((average - raw).mean(), '+')})")
         body.append([start, *cells])
-    return markdown(["--ema_start", *(f"{policy}, epoch {epoch}" for policy, epoch in columns)], body)
+    return Table("", ["--ema_start", *(f"{policy}, epoch {epoch}" for policy, epoch in columns)], body)
 
 
 TABLES = {function.__name__: function for function in (headline, decays, lengths, against, first_epochs)}
@@ -168,26 +159,21 @@ def main(argv=None, readmes=(ROOT / "README.md", ROOT / "results" / "README.md")
 
     def made(match):
         name, *arguments = match[2].split()
-        if name not in TABLES:
-            return match[0]
         missing = [one for one in arguments if one in EXPERIMENTS and not kept(one, results)]
-        table = f"Not there yet: `make results NAME={missing[0]}`\n" if missing else TABLES[name](results, *arguments)
-        return f"{match[1]}{table}{match[4]}"
+        if missing:
+            return f"{match[1]}Not there yet: `make results NAME={missing[0]}`\n{match[4]}"
+        return f"{match[1]}{as_markdown(TABLES[name](results, *arguments))}{match[4]}"
 
-    before = {file: file.read_text() for file in readmes}
-    after = {file: BLOCK.sub(made, text) for file, text in before.items()}
-    known = {number for text in after.values() for block in GENERATED.findall(text) for number in NUMBER.findall(block)}
-    known.update(" ".join(CONSTANTS.values()).split())
+    after = {file: BLOCK.sub(made, file.read_text()) for file in readmes}
+    known = set(NUMBER.findall(" ".join([*CONSTANTS.values(), *GENERATED.findall("".join(after.values()))])))
     problems = []
     for file, text in after.items():
         if write:
             file.write_text(text)
-        else:
-            lines = before[file].splitlines(), text.splitlines()
-            problems += difflib.unified_diff(*lines, file.name, "the logs", lineterm="")
+        there = file.read_text().splitlines()
+        problems += difflib.unified_diff(there, text.splitlines(), file.name, "the logs", lineterm="")
         for line in CODE.sub("", GENERATED.sub("", text)).splitlines():
-            unknown = [number for number in NUMBER.findall(line) if number not in known]
-            problems += [f"{file.name}: no table has {number}: {line.strip()}" for number in unknown]
+            problems += [f"{file.name}: no table has {number}: {line}" for number in set(NUMBER.findall(line)) - known]
     print(*problems, sep="\n", end="\n" if problems else "")
     return bool(problems)
 
