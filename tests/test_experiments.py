@@ -4,6 +4,7 @@ import json
 import shlex
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 from support.finished_runs import write_experiment
@@ -36,9 +37,10 @@ def make(tmp_path, monkeypatch, capsys):
         for line in capsys.readouterr().out.splitlines():
             if line.startswith("python train.py "):
                 asked = flags.parse(shlex.split(line)[2:])  # which compares them with those of a run that is resumed
-                trained.append(asked.run_dir.removeprefix(f"{tmp_path}/runs/"))
-                assert asked.resume == (tmp_path / "runs" / trained[-1]).exists()
-                shutil.rmtree(asked.run_dir, ignore_errors=True)
+                path = Path(asked.run_dir)
+                trained.append(str(path.relative_to(tmp_path / "runs")))
+                assert asked.resume == path.exists() and not (path / "stale").exists()
+                shutil.rmtree(path, ignore_errors=True)
                 write_experiment(tmp_path / "runs", (RUNS | TRUNKS)[trained[-1]], {})
             else:
                 subprocess.run(["sh", "-ec", line], check=True)
@@ -49,12 +51,10 @@ def make(tmp_path, monkeypatch, capsys):
 
 def test_runs_continue_copies_of_their_trunk_and_are_kept(make, tmp_path):
     both = ("augment", "augment_cooldown")
-    names = [f"augment/{name}" for name in ("trunk-0", "seed-0", "trunk-1", "seed-1")]
-    names += [f"{both[1]}/seed-0", f"{both[1]}/seed-1"]
-    assert make(*both) == names  # each trunk once
+    names = ["augment/trunk-0", "augment/seed-0", "augment/trunk-1", "augment/seed-1"]
+    assert make(*both) == [*names, "augment_cooldown/seed-0", "augment_cooldown/seed-1"]  # each trunk once
     experiments.main([*both, "--collect"], tmp_path / "results")
-    kept = {str(path.parent.relative_to(tmp_path / "results")) for path in tmp_path.glob("results/*/*/config.json")}
-    assert kept == {name for name in names if "trunk" not in name}
+    assert len(list(tmp_path.glob("results/*/*/config.json"))) == 4  # without the trunks
     shutil.rmtree(tmp_path / "runs")
     assert make(*both) == []
     shutil.rmtree(tmp_path / "results" / "augment_cooldown" / "seed-1")
@@ -65,7 +65,7 @@ def test_what_was_cut_off_goes_on(make, tmp_path):
     """A trunk amid training, a copy amid copying, one that was not continued, a run that has a summary of before."""
     runs = tmp_path / "runs"
     (write_experiment(runs, TRUNKS["augment/trunk-0"], {}) / "summary.json").unlink()
-    (runs / "augment" / "seed-0.new").mkdir()
+    (runs / "augment" / "seed-0.new" / "stale").mkdir(parents=True)
     shutil.copytree(write_experiment(runs, TRUNKS["augment/trunk-1"], {}), runs / "augment" / "seed-1")
     (write_experiment(runs, RUNS["noise/seed-1"], {}) / "summary.json").write_text(json.dumps({"epoch": 16}))
     experiments.main(["--collect"], tmp_path / "results")
@@ -92,7 +92,7 @@ def test_the_precision_that_was_used_counts(tmp_path, made):
 
 
 def test_what_is_kept_names_no_directory_of_the_machine(tmp_path):
-    runs, name = tmp_path / "a machine" / "runs", "starts/warmup-seed0"
+    runs, name = tmp_path / "a machine" / "made", "starts/warmup-seed0"
     path = write_experiment(runs, RUNS[name], {}, argv=["--data_dir", "/my data", "--run_dir", "/x/y"])
     log = f"CIFAR-10 from /my data/cifar10/3.0.2, 50000\nrun {path}\npython '{runs.parent}/evaluate.py' '{path}'\n"
     (path / "train.log").write_text(log)
