@@ -41,15 +41,18 @@ lint: .venv/development
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
-# That the numbers of the READMEs are what the logs in results/ say.
+# That tables, numbers in the text and reports are what the logs in results/ say.
 check: .venv/runtime
 	$(RUN) results/tables.py --check
+	$(RUN) results/experiments.py --check
 	$(RUN) benchmarks/tables.py --check
 
 # One experiment behind the README's numbers, as in `make results NAME=gain`; all of them without a name. Trains what is
 # missing, which takes hours to days on a small machine.
 results: .venv/runtime
-	$(RUN) results/experiments.py --run $(NAME)
+	commands=$$($(RUN) results/experiments.py $(NAME)) && PATH="$(CURDIR)/.venv/bin:$$PATH" sh -exc "$$commands"
+	$(RUN) results/experiments.py --collect $(NAME)
+	$(RUN) results/tables.py --write
 
 # Speed beside peers, about twenty minutes with nothing else running; then its tables in benchmarks/README.md.
 bench: .venv/benchmark
