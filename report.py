@@ -17,7 +17,7 @@ if __name__ == "__main__":
 import json
 from pathlib import Path
 
-from analysis import annealing, beyond, figures, gallery, groups, page, predictions, run_files, tables
+from analysis import annealing, beyond, figures, gallery, groups, page, run_files, tables
 from training.command import UserError
 
 
@@ -35,7 +35,7 @@ def main(arguments):
     drawn_pairs = [annealing.draw(pair, output, name) for pair, name in zip(pairs, names, strict=True)]
     sections, texts, content = [], [], {"groups": [], "annealing": [table._asdict() for table in compared]}
     for number, group in enumerate(found, 1):
-        predicted, missing = predictions.read_all(group)
+        predicted, missing = run_files.read_all(group)
         measured = beyond.measure(group, predicted, missing)
         notes = group.notes + measured.notes
         shown = [tables.summary_table(group), tables.classifier_table(group), tables.beyond_table(group, measured)]
