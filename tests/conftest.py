@@ -11,12 +11,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from analysis.restored import RestoredRun
+from analysis.run_network import RestoredRun
 from support import cifar10
 from support.commands import ROOT, TINY_RUN, ended
 
 import train
-from training import config
+from training import flags
 from training.log import log
 
 tf.disable_eager_execution()  # as train.py does
@@ -142,7 +142,7 @@ def bank_run(tmp_path_factory):
     directory = tmp_path_factory.mktemp("bank") / "run"
     averages = "--ema_decay 0.90 0.80 --ema_batch_stats averaged raw recomputed --ema_power 0.05 0.1 0.15"
     before = log.handlers[:], log.level, log.propagate
-    train.main(config.parse([*TINY_RUN, *shlex.split(averages), "--epochs", "2", "--run_dir", str(directory)]))
+    train.main(flags.parse([*TINY_RUN, *shlex.split(averages), "--epochs", "2", "--run_dir", str(directory)]))
     log.handlers[:], log.level, log.propagate = before
     return directory
 

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from training import checkpoints
-from training.command import SIGNALS, UserError
+from training.command import REMEDIES, SIGNALS, UserError
 from training.files import write_arrays, write_json
 from training.log import Progress, ending, evaluation, log, parameters, preamble
 from training.loop import MAX_SKIPPED
@@ -53,9 +53,10 @@ class Trainer:
             self.run()
             self.finish()
         except OSError as error:
+            remedy = f"{REMEDIES[error.errno]}, then continue" if error.errno in REMEDIES else "continue"
             raise UserError(
-                f"{error.filename or self.directory.path} could not be written ({error.strerror}): make room, then "
-                f"continue with: {self.directory.resume_command}"
+                f"{error.filename or self.directory.path} could not be written ({error.strerror or error}): {remedy} "
+                f"with: {self.directory.resume_command}"
             ) from None
 
     def begin(self):
