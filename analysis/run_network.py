@@ -56,6 +56,7 @@ class RestoredRun:
         self.config, self.flags, self.precision = load_config(run_dir), load_flags(run_dir), load_precision(run_dir)
         self.flags.data_dir = data_dir or self.flags.data_dir
         self.saved, self.state = checkpoints.read(self.path)
+        self.last = (self.state["rows"] or [{}])[-1]  # evaluation, as in metrics.jsonl
         # Beside those that it was trained with, these need nothing but its checkpoint and its data.
         policies = dict.fromkeys([*self.flags.ema_batch_stats, "raw", "recomputed"])
         self.labels = labels_of(self.flags.ema_decay, list(policies))
@@ -80,20 +81,15 @@ class RestoredRun:
         return data.load_to_evaluate(self.flags)
 
     def after(self, step=None):
-        """After which step and epoch, in words; that of the checkpoint where no other is given."""
-        step, rows = step or self.state["step"], self.state["rows"]
-        if not rows:
+        """After which step and epoch, in words; those of the checkpoint where no step is given."""
+        step, epochs = step or self.state["step"], self.flags.epochs
+        if not self.last:
             return f"after step {step}, before the first evaluation (unfinished)"
-        epoch, epochs = step * rows[-1]["epoch"] / rows[-1]["step"], self.flags.epochs
+        epoch = step * self.last["epoch"] / self.last["step"]
         return f"after step {step}, epoch {epoch:.4g} of {epochs}{' (unfinished)' if epoch < epochs else ''}"
 
-    @property
-    def validation(self):
-        """Label as text to accuracy on the images held out, at the last evaluation; empty where none were."""
-        return self.state["rows"][-1].get("validation", {}) if self.state["rows"] else {}
-
     def choose(self, weights="ema", decay=None, policy=None):
-        """The classifier that is asked for; what is left open is that of the average that analysis.choice chooses.
+        """The classifier that is asked for, what is left open as of the average that analysis.choice chooses.
 
         Returns:
           (Label, why that one: a phrase).
@@ -101,9 +97,7 @@ class RestoredRun:
         Raises:
           UserError: the run has no such classifier.
         """
-        text, reason = choose(str(self.primary), [self.validation])
-        if self.validation and (last := self.state["rows"][-1])["step"] != self.state["step"]:
-            reason += f" after epoch {last['epoch']}"
+        text, reason = choose(str(self.primary), [self.last.get("validation", {})])
         chosen = Label.parse(text)
         if weights == "raw" and (decay or policy == "averaged"):
             raise UserError("--weights raw has no averages: leave --decay and --batch_stats averaged out", 2)

@@ -28,8 +28,8 @@ def main(args):
 def rows_of(run):
     """A dict for each classifier of a RestoredRun: what `statistics.compare` says, the step, and whether it is chosen.
 
-    Where images are held out, also its accuracy on these, `validation`, None where training did not evaluate it. The
-    test set has no part in the choice, so the test accuracy of the row chosen is an honest one.
+    Where images are held out, also its accuracy on these at the last evaluation, `validation`, None where training did
+    not evaluate it. The test set has no part in the choice, so the test accuracy of the row chosen is an honest one.
     """
     saved = predictions_of_step(run.path, run.state["step"])  # what training left is not computed again
     logits = {str(label): saved[str(label)] if str(label) in saved else run.test_logits(label) for label in run.labels}
@@ -37,8 +37,8 @@ def rows_of(run):
     chosen, _ = run.choose()
     for row in rows:
         row |= {"step": run.state["step"], "chosen": row["label"] == str(chosen)}
-        if run.validation:
-            row["validation"] = run.validation.get(row["label"])
+        if "validation" in run.last:
+            row["validation"] = run.last["validation"].get(row["label"])
     return rows
 
 
@@ -52,7 +52,7 @@ def print_rows(run, rows, style):
     else:
         print_wrapped(f"{run.path} {run.after()}")
         print("", *as_lines(rows), "", sep="\n")
-        note = f"* chosen: {run.choose()[1]}; export and predict use it, or what --decay and --batch_stats name"
+        note = f"* chosen: {run.choose()[1]}; export and predict use it, or what --decay and --batch_stats name."
         print_wrapped(note, EXPLANATION, *split_gains({row["label"]: row["accuracy"] for row in rows}))
 
 
