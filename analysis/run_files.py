@@ -42,7 +42,11 @@ class Predictions(NamedTuple):
 
 def expand(names):
     """The run directories named and, in the place of other directories, those below them; each once."""
-    return list({run.resolve(): run for name in names for run in runs_of(Path(name))}.values())
+    found = {}
+    for name in names:
+        for run in runs_of(Path(name)):
+            found.setdefault(run.resolve(), run)
+    return list(found.values())
 
 
 def runs_of(path):
