@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis import predictions
 from analysis.choice import choose
+from analysis.run_files import read_predictions
 from training.command import UserError
 from training.flags import MAY_CHANGE, build_parser
 from training.labels import baseline_of, primary
@@ -120,7 +120,7 @@ def predictions_of(group):
     found, missing = [], []
     for run in group.runs:
         try:
-            one = predictions.read_predictions(run, group.average)
+            one = read_predictions(run, group.average)
             if one.epoch != group.epochs[-1]:
                 raise UserError(f"the predictions of {run.path} are of epoch {one.epoch}, not {group.epochs[-1]}")
             if found and not np.array_equal(one.labels, found[0].labels):

@@ -27,7 +27,7 @@ from analysis.finished import read_run  # noqa: E402
 from analysis.series import run_to_end  # noqa: E402
 from training.errors import or_exit  # noqa: E402
 
-from analysis.predictions import read_predictions  # noqa: E402
+from analysis.run_files import read_predictions  # noqa: E402
 
 KEPT = ("config.json", "metrics.jsonl", "train.log", "table.json", "posthoc.json", "summary.json")  # that one is last
 
