@@ -174,6 +174,47 @@ def test_getter_hands_out_the_variable_where_there_is_no_shadow():
             ema.check_replaced(getter, [])
 
 
+def test_a_network_that_makes_variables_of_its_own_is_told_to_reuse():
+    with tf.Graph().as_default():
+        average = tf.train.ExponentialMovingAverage(0.5)
+        weights = [tf.get_variable("weights", [2])]
+        average.apply(weights)
+        getter = ema.ema_getter(average)
+        with tf.variable_scope("again", custom_getter=getter):
+            tf.get_variable("weights", [2])
+        with pytest.raises(ValueError, match="reuse=True"):
+            ema.check_replaced(getter, weights)
+
+
+def test_a_partitioner_is_refused():
+    with tf.Graph().as_default():
+        getter = ema.ema_getter(tf.train.ExponentialMovingAverage(0.5))
+        split = tf.fixed_size_partitioner(2)
+        with tf.variable_scope("a", partitioner=split, custom_getter=getter), pytest.raises(ValueError, match="partit"):
+            tf.get_variable("weights", [4])
+
+
+def test_the_check_knows_variables_on_several_replicas():
+    """In a step there each replica asks for weights by a name of its own, as weights/replica_1."""
+    strategy = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
+    with tf.Graph().as_default(), strategy.scope():
+        average = tf.train.ExponentialMovingAverage(0.5)
+        getter = ema.ema_getter(average)
+
+        def network(getter=None):
+            with tf.variable_scope("network", reuse=tf.AUTO_REUSE, custom_getter=getter):
+                return tf.get_variable("weights", [2]) * 1.0
+
+        def replica():
+            network()
+            weights = tf.trainable_variables()
+            tf.distribute.get_replica_context().merge_call(lambda _: average.apply(weights))
+            return network(getter)
+
+        strategy.run(replica)
+        ema.check_replaced(getter, tf.trainable_variables())
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # The schedules as functions
 
@@ -230,22 +271,26 @@ def test_warmup_rules_up_to_the_step_that_the_log_names(decay):
 
 
 @pytest.mark.parametrize(
-    ("decay", "start", "steps", "said", "warned"),
+    ("decays", "start", "steps", "named"),
     [
-        ("0.998", "initial", 15620, "horizon 500 steps = 0.64 epochs; 0.0% of", []),
-        ("0.998", "initial", 781, "0.64 epochs; 20.9% of", ["decay 0.998 is long for 781 steps"]),
-        ("0.998", "unbiased", 781, "; 0.0% of", []),
-        ("0.9998", "warmup", 44_990, "horizon 5000 steps = 6.4 epochs; 0.0% of", []),
-        ("0.9998", "warmup", 44_989, "", ["decay 0.9998 would rule from step 44,990 on"]),
-        ("0.9998", "unbiased", 44_989, "", []),
+        (["0.998"], "initial", 15620, []),
+        (["0.998"], "initial", 781, ["21%", "--ema_start warmup"]),
+        (["0.998"], "unbiased", 781, []),
+        (["0.9998"], "warmup", 44_990, []),
+        (["0.9998"], "warmup", 44_989, ["44,990"]),
+        (["0.99", "0.998", "0.9995"], "warmup", 210, ["0.99, 0.998, 0.9995", "--ema_start unbiased"]),
+        (["0.9", "0.998", "0.9995"], "warmup", 210, ["0.998, 0.9995", "--ema_start unbiased"]),
     ],
 )
-def test_the_log_says_what_a_decay_means_for_a_run(decay, start, steps, said, warned):
+def test_the_log_says_what_decays_mean_for_a_run(decays, start, steps, named):
     with tf.Graph().as_default():
-        line, *warnings = ema.MovingAverages([decay], start).describe(steps, 781)
-    assert line.startswith(f"ema        decay {decay}, start {start}: ") and said in line
-    assert len(warnings) == len(warned)
-    assert all(warning.startswith(f"warning: {words}") for warning, words in zip(warnings, warned, strict=True))
+        texts = ema.MovingAverages(decays, start).describe(steps, 781)
+    for decay, text in zip(decays, texts, strict=False):
+        horizon = 1 / (1 - float(decay))
+        assert f"decay {decay}" in text and f"{horizon:.4g} steps" in text and f"{horizon / 781:.2g} epochs" in text
+    more = texts[len(decays) :]
+    assert len(more) == bool(named)
+    assert all(part in more[0] for part in named)
 
 
 @given(width=st.floats(0.01, 0.27))

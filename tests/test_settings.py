@@ -1,5 +1,6 @@
 """Settings: what follows from the flags, the device and the size of the data; the learning rate of a step."""
 
+import re
 import types
 
 import pytest
@@ -13,8 +14,8 @@ from training.command import UserError
 CPU, GPU = device.Device("cpu", "a CPU", False), device.Device("gpu", "a GPU", True)
 
 
-def resolve(*argv, size=50_000, on=CPU, begun=None):
-    return settings.resolve(flags.parse(argv), places.OneDevice(on), begun, size)
+def resolve(*argv, size=50_000, on=CPU, begun=None, network=None):
+    return settings.resolve(flags.parse(argv), places.OneDevice(on), begun, size, network)
 
 
 def test_labels_are_the_raw_ones_and_every_decay_with_every_policy():
@@ -53,16 +54,21 @@ def test_a_gpu_that_has_bfloat16_takes_it_and_a_cpu_that_has_not_does_not():
     assert resolve("--precision", "bfloat16", on=CPU).precision == "bfloat16"
 
 
-@pytest.mark.parametrize(("ratio", "precision"), [(1.65, "bfloat16"), (1.0, "float32"), (0.57, "float32")])
-def test_a_cpu_that_lists_bfloat16_is_measured_and_the_log_says_so(monkeypatch, ratio, precision):
-    monkeypatch.setattr(device, "bfloat16_speed", lambda channels: ratio)
-    made = resolve(on=CPU._replace(has_bfloat16=True))
-    assert made.precision == precision
-    assert f"{ratio:.2f} times float32" in made.precision_reason
+@pytest.mark.parametrize("slow", ["float32", "bfloat16"])
+def test_a_cpu_that_lists_bfloat16_is_measured_on_the_network_and_the_log_says_so(slow):
+    def network(images, phase, reuse, internal_update, dtype):
+        """Does forty times the work in one of the two."""
+        with tf.variable_scope("network", reuse=reuse):
+            weights = tf.get_variable("weights", [96, 96])
+        x = tf.reshape(images, [-1, 96])
+        for _ in range(40 if dtype == slow else 1):
+            x = tf.matmul(x, weights)
+        return x
 
-
-def test_the_measurement_is_a_number():
-    assert 0.01 < device.bfloat16_speed(8) < 100
+    made = resolve(on=CPU._replace(has_bfloat16=True), network=network)
+    assert made.precision != slow
+    ratio = float(re.search(r"bfloat16 (\d+\.\d\d)x", made.precision_reason)[1])
+    assert ratio > 4 if slow == "float32" else ratio < 0.25
 
 
 def test_a_resumed_run_keeps_its_precision_and_cannot_end_before_it_stopped():

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import tensorflow.compat.v1 as tf
 
-from training.command import UserError, script
+from training.command import UserError, script, shown
 from training.files import flush_to_disk, naming, sha256, write_json, write_whole
 from training.log import log
 
@@ -164,7 +164,7 @@ def newest_whole(path):
 def unusable(path):
     """The error of a run without a checkpoint that is whole."""
     if not found(path):
-        resume = f"{script('train')} --resume --run_dir {shlex.quote(str(path))}"
+        resume = f"{script('train')} --resume --run_dir {shlex.quote(shown(path))}"
         return UserError(f"{path} holds no checkpoint yet: let {resume} go on first")
     return UserError(
         f"{path} holds no usable checkpoint, every one is damaged: restore {path / 'checkpoints'} from a copy, or "

@@ -149,6 +149,13 @@ def script(name):
     return f"python {name}.py" if here else f"python {shlex.quote(str(ROOT / name))}.py"
 
 
+def shown(path):
+    """A path as the person would type it: relative where it lies below the directory that they stand in."""
+    with contextlib.suppress(OSError, ValueError):
+        return str(Path(path).relative_to(Path.cwd()))
+    return str(path)
+
+
 def hold_native_messages():
     """Holds back what is written to file descriptor 2 from now on, and shows it where this process ends unexpectedly.
 

@@ -62,11 +62,12 @@ class Records:
         self._add_events(row)
 
     def _add_events(self, row):
-        scalars = {"training": {name: row[name] for name in TRAINING if name in row}}
+        scalars = {"train": {name: row[name] for name in TRAINING if name in row}}
         for label, accuracy in row["classifiers"].items():
-            scalars[label] = {"test_accuracy": accuracy}
+            short = label.removeprefix("ema/").removesuffix("/raw").replace("/", "-")  # TensorBoard cuts long names off
+            scalars[short] = {"test_accuracy": accuracy}
             if "validation" in row:
-                scalars[label]["validation_accuracy"] = row["validation"][label]
+                scalars[short]["validation_accuracy"] = row["validation"][label]
         for name, values in scalars.items():
             if name not in self.events:
                 self.events[name] = Events(self.path / "tensorboard" / name)
@@ -115,28 +116,23 @@ class Events:
 
 def draw_curves(path, rows):
     """Draws curves.png: test accuracy over epochs of the raw weights, the primary average and its fair baseline."""
-    average = primary(rows[-1]["classifiers"])
-    labels = dict.fromkeys(["raw", baseline_of(average, rows[-1]["classifiers"]), average])
+    epochs, labels = [row["epoch"] for row in rows], rows[-1]["classifiers"]
+    average = primary(labels)
 
     def draw():
         axes = new_axes("epoch", "test accuracy (%)")
-        for label in labels:
-            draw_accuracy(
-                axes, label, [row["epoch"] for row in rows], [100 * row["classifiers"][label] for row in rows]
-            )
+        for label in dict.fromkeys(["raw", baseline_of(average, labels), average]):
+            values = [100 * row["classifiers"][label] for row in rows]
+            name = f"{Label.parse(label).words}, {values[-1]:.2f} at the end"
+            draw_curve(axes, epochs, values, *RAW.get(label, EMA), name)
         return with_legend(axes)
 
     if png := rendered("curves.png", draw, "png"):
         write_whole(path / "curves.png", *png)
 
 
-def draw_accuracy(axes, label, epochs, accuracy):
-    """Draws a classifier's accuracy in % over epochs; its curve is named in words, with the last number."""
-    name = f"{Label.parse(label).words}, {accuracy[-1]:.2f}% at the end"
-    draw_curve(axes, epochs, accuracy, *RAW.get(label, EMA), name)
-
-
 def draw_curve(axes, epochs, values, colour, style, name):
+    """Draws a curve over epochs."""
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.plot(epochs, values, linestyle=style, color=colour, linewidth=2, marker="o", markersize=3, label=name)
 

@@ -29,7 +29,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from training import checkpoints
-from training.command import REMEDIES, ROOT, UserError, script
+from training.command import REMEDIES, ROOT, UserError, script, shown
 from training.files import write_arrays, write_json
 from training.flags import load_config, load_flags, load_precision
 from training.log import log, send_log_to
@@ -167,7 +167,7 @@ def remove_if_empty(path):
 
 
 def resume_command(path):
-    return f"{script('train')} --resume --run_dir {shlex.quote(str(path))}"
+    return f"{script('train')} --resume --run_dir {shlex.quote(shown(path))}"
 
 
 def _check_resumable(path):

@@ -6,7 +6,7 @@ SIZES = {"train": 8192, "test": 2048}
 
 
 def load(sizes):
-    """{"train" and "test": (images [N, 32, 32, 3] uint8, labels [N] int64)}, of each the first `sizes[split]` or all."""
+    """{"train" and "test": (images [N, 32, 32, 3] uint8, labels [N] int64)}, the first `sizes[split]` or all."""
     return {split: draw(size, seed, sizes.get(split)) for seed, (split, size) in enumerate(SIZES.items(), 1)}
 
 
