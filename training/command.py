@@ -87,6 +87,11 @@ def import_main(name, terminal):
         raise UserError(
             f"the package {error.name} is not installed: {shlex.quote(sys.executable)} -m pip install -r {requirements}"
         ) from None
+    except ImportError as error:  # a native library that finds no memory, or is not for this machine
+        raise UserError(
+            f"a package cannot be loaded ({str(error).splitlines()[-1]}): lift a limit on memory (ulimit -v "
+            "unlimited), or install requirements.txt anew"
+        ) from None
     finally:
         if terminal.isatty():
             print("           ", end="\r", file=terminal, flush=True)
@@ -100,13 +105,22 @@ def or_exit(function, *args):
         sentence, status = error, error.status
     except BrokenPipeError:  # the reader of `| head` has what it wanted
         sentence, status = "", 128 + signal.SIGPIPE
-    except MemoryError:
-        sentence, status = f"memory is used up: {REMEDIES[errno.ENOMEM]}, then run the same command again", 1
     except OSError as error:  # a full disk, a missing permission
         sentence, status = f"{error.filename}: {error.strerror}" if error.filename else error, 1
         if error.errno in REMEDIES:
             sentence = f"{sentence}: {REMEDIES[error.errno]}, then run the same command again"
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        end_at_once(f"memory is used up: {REMEDIES[errno.ENOMEM]}, then run the same command again", 1)
     end(sentence, status)
+
+
+def is_out_of_memory(error):
+    """Whether an error says so, of Python, TensorFlow or another library; this module does without TensorFlow."""
+    words = ("bad_alloc", "allocate memory", "out of memory", "can't start new thread")
+    exhausted = getattr(error, "error_code", None) == 8  # tf.errors.ResourceExhaustedError
+    return isinstance(error, MemoryError) or exhausted or any(word in str(error) for word in words)
 
 
 def end(sentence, status):
