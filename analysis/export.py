@@ -23,7 +23,7 @@ from analysis.run_network import RestoredRun
 from analysis.statistics import log_softmax
 from analysis.table import print_wrapped
 from training.checkpoints import inside
-from training.command import SIGNALS, UserError, graceful
+from training.command import SIGNALS, UserError, graceful, shown
 from training.files import naming, sha256, write_arrays, write_json
 from training.run_directory import versions
 
@@ -53,13 +53,12 @@ def main(args):
     run = RestoredRun(args.run_dir, args.data_dir)
     label, reason = run.choose(args.weights, args.decay, args.batch_stats)
     others = "--weights, --decay and --batch_stats export another"
-    print_wrapped(f"exporting {label.words} ({label}) of {run.path} {run.after()}: {reason}; {others}")
+    print_wrapped(f"exporting {label.words} ({label}) of {shown(run.path)} {run.after()}: {reason}; {others}")
     manifest = write(run, label, output)
+    accuracy, count = manifest["test_accuracy"], manifest["verified"]["test_images"]
     print_wrapped(
-        f"{output}: test accuracy {100 * manifest['test_accuracy']:.2f}%; reloaded by itself, its predictions on "
-        "{test_images} test images are the run's (largest difference of a probability {largest_difference:.1g})".format(
-            **manifest["verified"]
-        )
+        f"{shown(output)}: test accuracy {100 * accuracy:.2f}%; reloaded in a process of its own, its predictions on "
+        f"{count} test images are the run's"
     )
 
 

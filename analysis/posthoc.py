@@ -11,7 +11,7 @@ from analysis.run_files import DAMAGE, one_run
 from analysis.run_network import RestoredRun
 from analysis.table import print_wrapped
 from ema import power_gamma
-from training.command import UserError
+from training.command import UserError, shown
 from training.files import write_json, write_whole
 from training.labels import RAW, RAW_RECOMPUTED
 from training.records import new_axes, rendered, with_legend
@@ -36,7 +36,7 @@ def evaluate(run, snapshots, basis, widths):
     """Evaluates averages of relative widths `widths`, made from those of widths `basis`, with recomputed statistics."""
     step, raw_step, count = snapshots.step, run.state["step"], len(snapshots.files)
     print_wrapped(
-        f"{run.path}: averages {run.after(step)}, made from {', '.join(map(str, basis))} in {count} snapshots"
+        f"{shown(run.path)}: averages {run.after(step)}, made from {', '.join(map(str, basis))} in {count} snapshots"
     )
     if step != raw_step:
         print_wrapped(
@@ -97,19 +97,15 @@ def check_synthesis(snapshots, basis):
 def draw_widths(results):
     """The axes of test accuracy against width; widths that the snapshots cannot make are crosses."""
     axes = new_axes("relative width of the average (% of training)", "test accuracy (%), recomputed statistics")
-    sound = [row for row in results["widths"] if row["residual"] <= MAX_RESIDUAL]
-    others = [row for row in results["widths"] if row["residual"] > MAX_RESIDUAL]
-    chosen = [row for row in sound if row["width"] == results["chosen"]]
-    for rows, style, label in (
-        (sound, "o-", "post-hoc EMA"),
-        (others, "x", "residual over 5%"),
-        (chosen, "*", "chosen"),
+    for style, label, drawn in (
+        ("o-", "post-hoc EMA", lambda row: row["residual"] <= MAX_RESIDUAL),
+        ("x", "residual over 5%", lambda row: row["residual"] > MAX_RESIDUAL),
+        ("r*", "chosen", lambda row: row["width"] == results["chosen"]),
     ):
-        if rows:
-            widths, accuracies = ([100 * row[key] for row in rows] for key in ("width", "accuracy"))
-            axes.plot(widths, accuracies, style, markersize=14 if rows is chosen else 6, label=label)
-    label = f"raw weights after step {results['raw_step']}"
-    axes.axhline(100 * results["raw/recomputed"], linestyle="--", color="grey", label=label)
+        if points := [(100 * row["width"], 100 * row["accuracy"]) for row in results["widths"] if drawn(row)]:
+            axes.plot(*zip(*points, strict=True), style, label=label)
+    raw = f"raw weights after step {results['raw_step']}"
+    axes.axhline(100 * results["raw/recomputed"], linestyle="--", color="grey", label=raw)
     return with_legend(axes)
 
 

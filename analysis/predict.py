@@ -18,6 +18,7 @@ from analysis.export import read_manifest
 from analysis.run_network import BATCH, RestoredRun
 from analysis.statistics import log_softmax
 from analysis.table import print_wrapped
+from analysis.tables import Table, as_text
 from training import device
 from training.checkpoints import inside
 from training.command import UserError, end
@@ -53,9 +54,11 @@ def main(args):
     else:
         if rows:
             print_wrapped(what)
-            print(table(classifiers, classes, rows))
+            header = ["image", *(cell for label in classifiers for cell in (label.weights_in_words, ""))]
+            lines = [[printable(path), *cells(classes, answers)] for path, answers in rows.items()]
+            print(as_text(Table("", header, lines)))
         for path, sentence in errors.items():
-            print(f"evaluate.py: {shown(path)}: {sentence}", file=sys.stderr)
+            print(f"evaluate.py: {printable(path)}: {sentence}", file=sys.stderr)
         if passed_over:
             print(f"evaluate.py: passed over, being no pictures by their names: {passed_over}", file=sys.stderr)
     if errors:
@@ -96,39 +99,31 @@ def of_model(directory):
     return f"{label.words}, {manifest['made']}", manifest["classes"], {label: classify}
 
 
-def table(labels, classes, rows):
-    """Class and probability by every classifier, a line for each image."""
-    width = max(map(len, [*map(shown, rows), "image"]))
-    lines = [f"{'image':<{width}}" + "".join(f"   {label.weights_in_words:<18}" for label in labels)]
-    for path, answers in rows.items():
-        cells = (f"{classes[values.argmax()]:<10} {100 * values.max():6.2f}%" for values in answers.values())
-        lines.append(f"{shown(path):<{width}}" + "".join(f"   {cell}" for cell in cells))
-    return "\n".join(line.rstrip() for line in lines)
+def cells(classes, answers):
+    """Class and probability by every classifier."""
+    return [cell for it in answers.values() for cell in (classes[it.argmax()], f"{100 * it.max():.2f}%")]
 
 
 def entry(path, classes, answers, error):
     """What --json says about one image."""
     if error:
-        return {"image": as_text(path), "error": error}
-    predictions = {
-        str(label): {
-            "class": classes[values.argmax()],
-            "probability": float(values.max()),
-            "probabilities": dict(zip(classes, values.tolist(), strict=True)),
-        }
-        for label, values in answers.items()
-    }
-    return {"image": as_text(path), "predictions": predictions}
+        return {"image": text_of(path), "error": error}
+    predictions = {}
+    for label, values in answers.items():
+        probabilities = dict(zip(classes, values.tolist(), strict=True))
+        best = max(probabilities, key=probabilities.get)
+        predictions[str(label)] = {"class": best, "probability": probabilities[best], "probabilities": probabilities}
+    return {"image": text_of(path), "predictions": predictions}
 
 
-def as_text(path):
+def text_of(path):
     """A path as text that can be encoded, whatever its bytes are."""
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
-def shown(path):
+def printable(path):
     """A path for the terminal: nothing that would move its cursor."""
-    return "".join(letter if letter.isprintable() else "?" for letter in as_text(path))
+    return "".join(letter if letter.isprintable() else "?" for letter in text_of(path))
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -179,9 +174,7 @@ def what_is_wrong(content, error):
         return "is not a JPEG, PNG, GIF, BMP or WebP picture"
     starts = {b"BM": content[2:6], b"RI": content[4:8]}.get(content[:2])  # of those that say how long they are
     whole = len(content) >= int.from_bytes(starts, "little") if starts else content.rstrip(b"\0").endswith(ENDINGS)
-    if not whole:
-        return "is cut off: its end is missing"
-    return "is damaged, or holds no picture"
+    return "is damaged, or holds no picture" if whole else "is cut off: its end is missing"
 
 
 def decode(content):

@@ -36,10 +36,6 @@ class Predictions(NamedTuple):
     baseline: np.ndarray  # the same of its baseline
 
 
-# ---------------------------------------------------------------------------------------------------------------
-# Which directories are runs
-
-
 def expand(names):
     """The run directories named and, in the place of other directories, those below them; each once."""
     found = {}
@@ -75,10 +71,6 @@ def one_run(name):
     return path
 
 
-# ---------------------------------------------------------------------------------------------------------------
-# Flags and evaluations
-
-
 def read_run(path):
     """Reads a run directory; a UserError where it holds no run, no evaluation, or is damaged."""
     flags, config = load_flags(path), load_config(path)
@@ -109,10 +101,6 @@ def check_row(row):
         if not isinstance(row[name], int) or row[name] < 1:
             raise ValueError(f"{name} {row[name]!r}")
     return row
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# predictions.npz
 
 
 def read_predictions(run, ema):

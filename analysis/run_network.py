@@ -13,7 +13,7 @@ from model import classifier
 from training import checkpoints, device
 from training.command import UserError
 from training.flags import load_config, load_flags, load_precision
-from training.labels import Label
+from training.labels import Label, primary
 from training.settings import labels_of
 
 BATCH = 500  # images: what fits every machine, and what training evaluates with
@@ -60,7 +60,6 @@ class RestoredRun:
         # Beside those that it was trained with, these need nothing but its checkpoint and its data.
         policies = dict.fromkeys([*self.flags.ema_batch_stats, "raw", "recomputed"])
         self.labels = labels_of(self.flags.ema_decay, list(policies))
-        self.primary = next(label for label in self.labels if label.weights == "ema")
         self.classifier = functools.partial(classifier, width=self.flags.width, dtype=tf.as_dtype(self.precision))
         device.choose("auto")
         self.network = Network(self._build)
@@ -97,7 +96,7 @@ class RestoredRun:
         Raises:
           UserError: the run has no such classifier.
         """
-        text, reason = choose(str(self.primary), [self.last.get("validation", {})])
+        text, reason = choose(primary(map(str, self.labels)), [self.last.get("validation", {})])
         chosen = Label.parse(text)
         if weights == "raw" and (decay or policy == "averaged"):
             raise UserError("--weights raw has no averages: leave --decay and --batch_stats averaged out", 2)

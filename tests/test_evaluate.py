@@ -1,4 +1,4 @@
-"""The command evaluate.py: usage errors, a run that is not there, and one choice of all. Its sub-commands have tests."""
+"""The command evaluate.py as processes: usage errors, a run that is not there, and one choice of all sub-commands."""
 
 import json
 
@@ -6,6 +6,8 @@ import pytest
 from support.commands import TINY_RUN, assert_one_sentence
 from support.evaluating import arguments
 from support.files import read_rows
+
+from training.labels import Label
 
 
 @pytest.mark.parametrize(
@@ -18,9 +20,7 @@ from support.files import read_rows
         "table --run",
         "export --run_dir x",
         "export --run_dir x --output y --decay 2",
-        "export --run_dir x --output y --weights both",
         "predict a.png",
-        "predict --run_dir x",
         "predict --run_dir x --model y a.png",
     ],
 )
@@ -30,34 +30,40 @@ def test_usage_errors_have_status_2(argv):
     assert error.value.code == 2
 
 
-@pytest.mark.parametrize(
-    "command", [["table"], ["posthoc"], ["export", "--output", "x"], ["predict", "a.png"]], ids=str
-)
+@pytest.mark.parametrize("command", ["table", "posthoc", "export --output x", "predict a.png"])
 def test_no_run_is_one_sentence(forked, tmp_path, command):
-    result = forked("evaluate.py", *command, "--run_dir", tmp_path / "nowhere")
+    result = forked("evaluate.py", *command.split(), "--run_dir", tmp_path / "nowhere")
     assert result.stdout == ""
     assert_one_sentence(result, 1, tmp_path / "nowhere", "train.py")
 
 
 def test_all_commands_choose_the_average_that_is_best_on_the_images_held_out(forked, tmp_path):
-    run, image = tmp_path / "run", tmp_path / "image.png"
+    run, model, image = tmp_path / "run", tmp_path / "b [1]" / "model", tmp_path / "image.png"
     flags = "--ema_decay 0.9 0.5 --ema_batch_stats raw recomputed --ema_power 0.05 0.1 --validation_size 64 --epochs 2"
     assert forked("train.py", *TINY_RUN, *flags.split(), "--run_dir", run).returncode == 0
     validation = read_rows(run)[-1]["validation"]
     best = max((label for label in validation if label.startswith("ema/")), key=validation.get)
-    answers = {}
-    for name, more in {
-        "table": ["--format", "json"],
-        "export": ["--output", tmp_path / "model"],
-        "predict": [image, "--json"],
-        "posthoc": ["--widths", 0.05, 0.1],
-    }.items():
-        result = forked("evaluate.py", name, "--run_dir", run, *more)
-        assert result.returncode == (1 if name == "predict" else 0), result.stderr  # there is no such image
-        answers[name] = result.stdout
-    (chosen,) = (row["label"] for row in json.loads(answers["table"]) if row["chosen"])
-    assert chosen == json.loads((tmp_path / "model" / "manifest.json").read_text())["classifier"] == best
-    assert json.loads(answers["predict"])["classifiers"][1] == best
-    assert "on the validation images" in answers["export"]
+    model.parent.mkdir()
+    image.write_bytes((run / "curves.png").read_bytes())
+
+    def evaluate(*argv, status=0):
+        result = forked("evaluate.py", *argv)
+        assert (result.returncode, result.stderr) == (status, "")
+        return result.stdout
+
+    (chosen,) = (
+        row["label"] for row in json.loads(evaluate("table", "--run_dir", run, "--format", "json")) if row["chosen"]
+    )
+    text = " ".join(evaluate("export", "--run_dir", run, "--output", model).split())
+    for words in (Label.parse(best).words, "after step 12, epoch 2 of 2", "on the validation images", "--decay"):
+        assert words in text
+    assert chosen == json.loads((model / "manifest.json").read_text())["classifier"] == best
+    probabilities = []
+    for source in (["--run_dir", run], ["--model", model]):
+        document = json.loads(evaluate("predict", *source, image, "n" * 300, "--json", status=1))
+        assert document["classifiers"][-1] == best and "error" in document["images"][1]
+        probabilities.append(document["images"][0]["predictions"][best]["probability"])
+    assert probabilities[0] == pytest.approx(probabilities[1], abs=1e-5)
+    evaluate("posthoc", "--run_dir", run, "--widths", 0.05, 0.1)
     posthoc = json.loads((run / "posthoc.json").read_text())
     assert posthoc["chosen"] == max(posthoc["widths"], key=lambda row: row["validation"])["width"]

@@ -151,11 +151,11 @@ UPRIGHT = {
 }
 
 
-@pytest.mark.parametrize("number", UPRIGHT)
-def test_every_orientation_is_upright(same, number):
-    upright = Image.fromarray(UPRIGHT[number](np.asarray(PHOTO)))
-    for kind, options in LOSSLESS:
-        assert same(encoded(PHOTO, kind, exif=oriented(number), **options), upright), kind
+def test_every_orientation_is_upright(same):
+    for number, upright in UPRIGHT.items():
+        for kind, options in LOSSLESS:
+            content = encoded(PHOTO, kind, exif=oriented(number), **options)
+            assert same(content, Image.fromarray(upright(np.asarray(PHOTO)))), (number, kind)
 
 
 def test_what_is_transparent_is_white(decode):
@@ -166,20 +166,13 @@ def test_what_is_transparent_is_white(decode):
         assert (pixels[:, :14] == 0).all() and (pixels[:, 18:] == 255).all(), (mode, kind)
         half = decode(encoded(Image.new("RGBA", (40, 40), (0, 100, 200, 128)), kind, **options))
         assert np.abs(half - np.array([127, 177, 227])).max() <= 1, kind
-
-
-@pytest.mark.parametrize(
-    ("kind", "transparency", "right"),
-    [("PNG", 1, 255), ("GIF", 1, 255), ("PNG", bytes([255, 0]), 255), ("PNG", bytes([255, 128]), 127)],
-    ids=str,
-)
-def test_transparent_colours_of_a_palette_are_white(decode, kind, transparency, right):
-    image = Image.new("P", (40, 40), 1)
-    image.putpalette([10, 20, 30, 0, 0, 0])
-    image.paste(0, (0, 0, 20, 40))
-    pixels = decode(encoded(image, kind, transparency=transparency))
-    assert (pixels[:, :14] == [10, 20, 30]).all()
-    assert np.abs(pixels[:, 18:].astype(int) - right).max() <= 1
+    for kind, transparency, right in (("PNG", 1, 255), ("GIF", 1, 255), ("PNG", bytes([255, 128]), 127)):
+        image = Image.new("P", (40, 40), 1)
+        image.putpalette([10, 20, 30, 0, 0, 0])
+        image.paste(0, (0, 0, 20, 40))
+        pixels = decode(encoded(image, kind, transparency=transparency)).astype(int)
+        assert (pixels[:, :14] == [10, 20, 30]).all()
+        assert np.abs(pixels[:, 18:] - right).max() <= 1, (kind, transparency)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -214,8 +207,6 @@ def test_a_long_comment_is_passed_over_or_named(decode, kind):
 # ---------------------------------------------------------------------------------------------------------------
 # Unsound files
 
-CUT, DAMAGED, NO_PICTURE, LARGE = "cut off", "damaged, or holds no picture", "is not a JPEG", "pixels: scale it down"
-
 
 @pytest.mark.parametrize("name", FILES)
 def test_cut_anywhere_is_cut_off(decode, name):
@@ -225,7 +216,7 @@ def test_cut_anywhere_is_cut_off(decode, name):
         whole = content.index(b"\x21\xf9\x04", 1000) if name == "animated.gif" else len(FILES["rgb.jpg"])
     shortest = [12, 15] if name.endswith("webp") else [4, 9, 13]  # a WebP is told from a WAV after twelve bytes
     for length in [*shortest, 17, 25, 30, 60, *np.linspace(100, whole - 12, 12).astype(int)]:
-        with pytest.raises(UserError, match=CUT if content[length - 1] != ord(";") else ""):
+        with pytest.raises(UserError, match="cut off" if content[length - 1] != ord(";") else ""):
             decode(content[:length])
 
 
@@ -236,7 +227,7 @@ def test_damage_is_damage(decode):
     empty = b"GIF89a" + struct.pack("<HH", 10, 10) + b"\0\0\0;"
     no_scan, no_data = FILES["rgb.jpg"][:scan] + b"\xff\xd9", FILES["rgb.png"][:33] + FILES["rgb.png"][-12:]
     for one in (bytes(content), FILES["rgb.jpg"][:scan] + FILES["rgb.jpg"][-2000:], empty, no_scan, no_data):
-        with pytest.raises(UserError, match=DAMAGED):
+        with pytest.raises(UserError, match="damaged, or holds no picture"):
             decode(one)
 
 
@@ -246,36 +237,19 @@ def test_damage_is_damage(decode):
     ids=len,
 )
 def test_other_files_are_no_picture(decode, content):
-    with pytest.raises(UserError, match=NO_PICTURE):
+    with pytest.raises(UserError, match="is not a JPEG"):
         decode(content)
 
 
-def claiming(name, width, height):
-    """The file, its header changed to claim another size."""
-    content = bytearray(FILES[name])
-    if name.endswith("png"):
-        struct.pack_into(">II", content, 16, width, height)
-        struct.pack_into(">I", content, 29, zlib.crc32(content[12:29]))
-    elif name.endswith("gif"):
-        struct.pack_into("<HH", content, 6, width, height)
-    elif name.endswith("bmp"):
-        struct.pack_into("<ii", content, 18, width, height)
-    elif content[12:16] == b"VP8X":
-        content[24:30] = struct.pack("<I", width - 1)[:3] + struct.pack("<I", height - 1)[:3]
-    elif content[12:16] == b"VP8 ":
-        struct.pack_into("<HH", content, 26, width, height)
-    else:
-        at = content.index(b"\xff\xc2" if name == "progressive.jpg" else b"\xff\xc0")
-        struct.pack_into(">HH", content, at + 5, height, width)
-    return bytes(content)
-
-
-@pytest.mark.parametrize("name", [name for name in FILES if name != "turned.webp"])
-def test_more_pixels_than_fit_are_refused_by_the_header(decode, name, recwarn):
-    sizes = [(9500, 9500), (16_000, 16_000)] + [(100_000, 100_000)] * name.endswith(("png", "bmp"))
-    for size in sizes:
-        with pytest.raises(UserError, match=LARGE):
-            decode(claiming(name, *size))
+@pytest.mark.parametrize("size", [(9500, 9500), (100_000, 100_000)], ids=str)
+def test_more_pixels_than_fit_are_refused_by_the_header(decode, recwarn, size):
+    png, bmp = bytearray(FILES["rgb.png"]), bytearray(FILES["rgb.bmp"])
+    struct.pack_into(">II", png, 16, *size)
+    struct.pack_into(">I", png, 29, zlib.crc32(png[12:29]))
+    struct.pack_into("<ii", bmp, 18, *size)
+    for content in (png, bmp):
+        with pytest.raises(UserError, match="pixels: scale it down"):
+            decode(bytes(content))
     assert not recwarn.list
 
 
@@ -298,11 +272,11 @@ def test_damaged_file_is_an_image_or_one_sentence(decode, name, changes):
 
 
 @fuzz(400)
-@given(start=st.sampled_from([b"", *(content[:16] for content in FILES.values())]), rest=st.binary(max_size=200))
-@example(start=b"BM", rest=b"\xff" * 200)
-@example(start=b"RIFF\xff\xff\xff\xffWEBPVP8X", rest=b"\xff" * 200)
-def test_random_bytes_are_an_image_or_one_sentence(decode, start, rest):
-    image_or_sentence(decode, start + rest)
+@given(content=st.builds(bytes.__add__, st.sampled_from([b"", *(it[:16] for it in FILES.values())]), st.binary()))
+@example(content=b"BM" + b"\xff" * 200)
+@example(content=b"RIFF\xff\xff\xff\xffWEBPVP8X" + b"\xff" * 200)
+def test_random_bytes_are_an_image_or_one_sentence(decode, content):
+    image_or_sentence(decode, content)
 
 
 @fuzz(300)

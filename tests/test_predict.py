@@ -9,15 +9,11 @@ import pytest
 import scipy.special
 from PIL import Image
 from support import evaluating
-from support.commands import TINY_RUN
+from support.evaluating import CLASSES
 
-import data
 from analysis import export, predict
-from training import flags
 from training.command import UserError
 from training.labels import Label
-
-CLASSES = [f"class {number}" for number in range(10)]  # of synthetic images
 
 
 def arguments(*argv):
@@ -88,13 +84,6 @@ def test_table_has_them_side_by_side_and_errors_stand_apart(restored, images, ca
         assert percents == pytest.approx([100 * raw[number].max(), 100 * ema[number].max()], abs=0.0051)
 
 
-def test_nothing_but_errors(restored, tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        predict.main(arguments("--run_dir", restored.path, tmp_path))
-    out, err = capsys.readouterr()
-    assert out == "" and err.startswith(f"evaluate.py: {tmp_path}: is a directory")
-
-
 def test_names_that_are_not_utf8_are_json_and_cannot_steer_the_terminal(restored, images, capsys):
     odd = Path(os.fsdecode(os.fsencode(images) + b"/\xff\x1b[2J\n.png"))
     odd.write_bytes((images / "0.png").read_bytes())
@@ -119,28 +108,12 @@ def test_exported_classifier_is_alone_in_its_table(restored, images, tmp_path, c
         assert prediction["probability"] == pytest.approx(probabilities.max(), abs=1e-6)
 
 
-@pytest.mark.parametrize("source", ["--run_dir", "--model"])
-def test_no_run_and_no_model_are_one_sentence(tmp_path, source):
-    with pytest.raises(UserError, match="train" if source == "--run_dir" else "evaluate.py export"):
-        predict.main(arguments(source, tmp_path / "nowhere", "a.png"))
-
-
-def test_an_exported_classifier_is_not_chosen(tmp_path):
-    with pytest.raises(UserError, match="--decay") as error:
-        predict.main(arguments("--model", tmp_path, "--decay", "0.9", "a.png"))
-    assert error.value.status == 2
-
-
-@pytest.mark.slow
-def test_recomputed_statistics_are_recomputed(run, tmp_path):
-    directory, image = tmp_path / "run", tmp_path / "image.png"
-    argv = ["--ema_batch_stats", "recomputed", "--ema_decay", "0.8", "--epochs", 1, "--run_dir", directory]
-    assert run("train.py", *TINY_RUN, *argv).returncode == 0
-    Image.fromarray(data.load_for(flags.parse(TINY_RUN)).test.images[0]).save(image)
-    result = run("evaluate.py", "predict", "--run_dir", directory, image, "--json")
-    assert (result.returncode, result.stderr) == (0, "")
-    answers = json.loads(result.stdout)["images"][0]["predictions"]
-    with np.load(directory / "predictions.npz", allow_pickle=False) as logits:
-        for label in ("raw/recomputed", "ema/0.8/recomputed"):
-            probability = scipy.special.softmax(logits[label][0].astype(np.float64)).max()
-            assert answers[label]["probability"] == pytest.approx(probability, abs=1e-5)
+def test_no_run_no_model_and_a_choice_for_a_model_are_one_sentence(tmp_path):
+    for argv, sentence, status in (
+        (["--run_dir"], "train", 1),
+        (["--model"], r"evaluate\.py export", 1),
+        (["--decay", "0.9", "--model"], "--decay", 2),
+    ):
+        with pytest.raises(UserError, match=sentence) as error:
+            predict.main(arguments("a.png", *argv, tmp_path / "nowhere"))
+        assert error.value.status == status

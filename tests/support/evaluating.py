@@ -8,6 +8,7 @@ LABELS = [
     "raw/recomputed",
     *(f"ema/{decay}/{policy}" for decay in ("0.90", "0.80") for policy in ("averaged", "raw", "recomputed")),
 ]
+CLASSES = [f"class {number}" for number in range(10)]  # of synthetic images
 
 
 def arguments(*argv):
@@ -17,5 +18,5 @@ def arguments(*argv):
 
 def best_on_validation(monkeypatch, run, label):
     """Has a RestoredRun know accuracies on images held out, of which that of `label` is the best average's."""
-    accuracies = {text: 0.5 for text in LABELS} | {"raw": 0.9, label: 0.6}
+    accuracies = dict.fromkeys(LABELS, 0.5) | {"raw": 0.9, label: 0.6}
     monkeypatch.setattr(run, "last", run.last | {"validation": accuracies})
