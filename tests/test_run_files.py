@@ -125,40 +125,25 @@ ZEROS = np.zeros((3, 10), np.float32)
 SOUND = {"labels": np.array([1, 2, 3], np.uint8), "raw": ZEROS, "ema/0.9/raw": ZEROS + np.arange(10, dtype=np.float32)}
 
 
-def read_predictions(make, arrays):
-    run = run_files.read_run(make())
-    np.savez(run.path / "predictions.npz", **arrays)
-    return run_files.read_predictions(run, "ema/0.9/raw")
-
-
 def test_predictions_are_of_an_average_and_its_baseline(make):
-    found = read_predictions(make, SOUND | {"raw/recomputed": ZEROS + 1})
-    assert (found.epoch, found.labels.dtype, found.labels.tolist()) == (1, np.int64, [1, 2, 3])
-    np.testing.assert_array_equal(found.ema, SOUND["ema/0.9/raw"])
-    np.testing.assert_array_equal(found.baseline, ZEROS)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"labels": np.array([1, 2, 10])},
-        {"labels": np.array([1.0, 2, 3])},
-        {"labels": np.zeros((3, 1), int)},
-        {"labels": np.array([{}, {}, {}])},
-        {"raw": np.zeros((3, 9))},
-        {"raw": ZEROS.astype(int)},
-        {"raw": np.full((3, 10), np.nan)},
-        dict.fromkeys(SOUND, np.zeros(0, int)),
-    ],
-    ids=str,
-)
-def test_damaged_predictions_are_named(make, wrong):
-    with pytest.raises(UserError, match=r"predictions\.npz is damaged"):
-        read_predictions(make, SOUND | wrong)
-
-
-def test_predictions_that_lack_something_are_named(make):
-    with pytest.raises(UserError, match="lacks an array"):
-        read_predictions(make, {"labels": SOUND["labels"], "raw": ZEROS})
+    run = run_files.read_run(make())
     with pytest.raises(UserError, match=r"holds no predictions\.npz"):
-        run_files.read_predictions(run_files.read_run(make("other")), "ema/0.9/raw")
+        run_files.read_predictions(run, LABELS[1])
+    np.savez(run.path / "predictions.npz", **SOUND, **{"raw/recomputed": ZEROS + 1})
+    found = run_files.read_predictions(run, LABELS[1])
+    assert (found.epoch, found.labels.dtype, found.labels.tolist()) == (1, np.int64, [1, 2, 3])
+    np.testing.assert_array_equal(found.ema, SOUND[LABELS[1]])
+    np.testing.assert_array_equal(found.baseline, ZEROS)
+    with pytest.raises(UserError, match="lacks an array"):
+        run_files.read_predictions(run, "ema/0.99/raw")
+
+
+def test_damaged_predictions_are_named(make):
+    labels = [np.array([1, 2, 10]), np.array([1.0, 2, 3]), np.zeros((3, 1), int), np.array([{}, {}, {}])]
+    scores = [np.zeros((3, 9)), ZEROS.astype(int), np.full((3, 10), np.nan)]
+    wrong = [{"labels": one} for one in labels] + [{"raw": one} for one in scores]
+    run = run_files.read_run(make())
+    for one in [*wrong, dict.fromkeys(SOUND, np.zeros(0, int))]:
+        np.savez(run.path / "predictions.npz", **SOUND | one)
+        with pytest.raises(UserError, match=r"predictions\.npz is damaged"):
+            run_files.read_predictions(run, LABELS[1])

@@ -104,10 +104,3 @@ def test_images_held_out_choose_an_average_and_the_test_images_have_no_part_in_i
     rows = table.rows_of(restored)
     assert [row["label"] for row in rows if row["chosen"]] == [worst]
     assert {row["label"]: row["validation"] for row in rows} == restored.last["validation"]
-
-
-@pytest.mark.slow
-def test_table_as_a_process_prints_nothing_else(bank_run, run):
-    result = run("evaluate.py", "table", "--run_dir", bank_run, "--format", "json")
-    assert (result.returncode, result.stderr) == (0, "")
-    assert [row["label"] for row in json.loads(result.stdout)] == LABELS
