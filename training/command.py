@@ -46,19 +46,17 @@ class UserError(Exception):
         self.status = status
 
 
-def run(name, parse):
+def run(name, parse, loads="TensorFlow"):
     """`python <name>.py`: reads the command line by `parse`, then imports module `name` and calls its main(arguments).
 
-    The import, which may be that of TensorFlow and take seconds, comes after the answer to --help or to a typo.
+    The import, mostly of what it `loads`, may take seconds: it comes after the answer to --help or to a typo.
     """
     mend_surroundings()
     for number in handled_signals():
         signal.signal(number, end_at_signal)
     arguments = or_exit(parse)
-    terminal = or_exit(hold_native_messages)
-    main = or_exit(import_main, name, terminal)
-    sys.stderr = terminal  # only now: the handlers of TensorFlow's Python log keep the stream that is held back
-    or_exit(main, arguments)
+    held, sys.stderr = sys.stderr, or_exit(hold_native_messages)
+    or_exit(or_exit(import_main, name, loads, held), arguments)
     end("", 0)
 
 
@@ -76,12 +74,17 @@ def mend_surroundings():
     os.environ["MPLBACKEND"] = "agg"  # figures are files, whatever a notebook has left here
 
 
-def import_main(name, terminal):
-    """main of module `name`; says on a terminal that this takes a moment, and says no more once it is done."""
-    if terminal.isatty():
-        print("loading ...", end="\r", file=terminal, flush=True)
+def import_main(name, loads, held):
+    """main of module `name`; says on a terminal that this takes a moment, until it is done.
+
+    The handlers of TensorFlow's Python log are made here, and keep the stream `held`, which is held back.
+    """
+    waiting = f"loading {loads} ..."
+    if sys.stderr.isatty():
+        print(waiting, end="\r", file=sys.stderr, flush=True)
     try:
-        return importlib.import_module(name).main
+        with contextlib.redirect_stderr(held):
+            return importlib.import_module(name).main
     except ModuleNotFoundError as error:
         requirements = shlex.quote(str(ROOT / "requirements.txt"))
         raise UserError(
@@ -93,8 +96,8 @@ def import_main(name, terminal):
             "unlimited), or install requirements.txt anew"
         ) from None
     finally:
-        if terminal.isatty():
-            print("           ", end="\r", file=terminal, flush=True)
+        if sys.stderr.isatty():
+            print(" " * len(waiting), end="\r", file=sys.stderr, flush=True)
 
 
 def or_exit(function, *args):
