@@ -63,7 +63,7 @@ def section(group, prefix, data_dir):
         figures=figures.draw_group(group, prefix),
         gallery=page.gallery(group, found, missing, data_dir),
         runs=tables.run_table(group),
-        flags=tables.flag_table(group),
+        flags=tables.Table("Flags of every run of this group", ["flag", "value"], list(group.shape.items())),
     )
 
 

@@ -113,22 +113,17 @@ def horizon_axes(group):
         labels = [str(Label("ema", decay, policy)) for decay in lengths]
         places = [beside * length for length in lengths.values()]
         values = 100 * np.stack([group.final[label] for label in labels], 1)
-        draw_policy(axes, policy, places, values)
-        for label, place, value in zip(labels, places, values.mean(0), strict=True):
-            if label == group.average:
-                star = {"color": YELLOW, "markeredgecolor": BLACK, "markersize": 13, "zorder": 3}
-                axes.plot(place, value, "*", label=words(label), **star)
+        mean, half = mean_interval(values)
+        colour, marker, line = POLICIES[policy]
+        look = {"color": colour, "marker": marker}
+        axes.plot(places, values.T, linestyle="none", markersize=3, alpha=0.6, **look)
+        bars = half if len(values) >= BAND_FROM else None
+        axes.errorbar(places, mean, bars, linestyle=line, capsize=3, label=f"EMA, {STATISTICS[policy]}", **look)
+        if group.average in labels:
+            here, star = labels.index(group.average), {"color": YELLOW, "markeredgecolor": BLACK, "markersize": 13}
+            axes.plot(places[here], mean[here], "*", zorder=3, label=words(group.average), **star)
     draw_ticks(axes, lengths)
     return records.with_legend(axes)
-
-
-def draw_policy(axes, policy, places, values):
-    """Draws accuracies [S, D] of one policy over the lengths of its averages [D]."""
-    colour, marker, style = POLICIES[policy]
-    mean, half = mean_interval(values)
-    axes.plot(places, values.T, color=colour, marker=marker, linestyle="none", markersize=3, alpha=0.6)
-    look = {"color": colour, "marker": marker, "linestyle": style, "capsize": 3, "label": f"EMA, {STATISTICS[policy]}"}
-    axes.errorbar(places, mean, half if len(values) >= BAND_FROM else None, **look)
 
 
 def draw_ticks(axes, lengths):

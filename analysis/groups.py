@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis import predictions
 from analysis.choice import choose
+from analysis.run_files import read_predictions
 from training.command import UserError
 from training.flags import MAY_CHANGE, build_parser
 from training.labels import baseline_of, primary
@@ -16,17 +16,14 @@ NOT_SHAPING = (MAY_CHANGE | {"seed"}) - {"epochs", "lr_cooldown", "strategy", "d
 
 
 class Group(NamedTuple):
-    """Runs that differ only by seed, in its order: S runs, and the E epochs that all of them evaluated.
-
-    Labels are texts, as in metrics.jsonl.
-    """
+    """Runs that differ only by seed, in its order: S runs, and the E epochs that all of them evaluated."""
 
     title: str
     shape: dict  # what they share: flag to value, as text
     runs: list  # of FinishedRun
     epochs: list  # ascending
-    curves: dict  # label to accuracy on the test images [S, E], fractions
-    average: str  # label of the average that tables and figures are about, and `reason`: of analysis.choice
+    curves: dict  # text of a label to accuracy on the test images [S, E], fractions
+    average: str  # text of the label of the average that tables and figures are about, and `reason`: of analysis.choice
     reason: str
     against: str  # label of its fair baseline
 
@@ -53,12 +50,10 @@ class Group(NamedTuple):
     def notes(self):
         """Sentences about what keeps the runs from being alike."""
         notes = [
-            f"{run.path} stopped at epoch {run.rows[-1]['epoch']} of {run.flags.epochs}."
+            f"{run.path} stopped at epoch {run.rows[-1]['epoch']} of {run.flags.epochs}: later ones are left out."
             for run in self.runs
             if run.rows[-1]["epoch"] < run.flags.epochs
         ]
-        if any(run.rows[-1]["epoch"] > self.epochs[-1] for run in self.runs):
-            notes.append(f"Epochs after {self.epochs[-1]} are left out: not all of the runs were evaluated then.")
         for key, what in (("device", "devices"), ("versions", "versions"), ("git_commit", "commits")):
             if any(run.config.get(key) != self.runs[0].config.get(key) for run in self.runs):
                 notes.append(f"The runs were made with different {what}: see the table of runs.")
@@ -120,7 +115,7 @@ def predictions_of(group):
     found, missing = [], []
     for run in group.runs:
         try:
-            one = predictions.read_predictions(run, group.average)
+            one = read_predictions(run, group.average)
             if one.epoch != group.epochs[-1]:
                 raise UserError(f"the predictions of {run.path} are of epoch {one.epoch}, not {group.epochs[-1]}")
             if found and not np.array_equal(one.labels, found[0].labels):

@@ -1,7 +1,4 @@
-"""report.html, of the template page.html: one file with everything inside it, the gallery of images among it.
-
-The gallery shows test images that the average fixed and broke; only reading these needs TensorFlow.
-"""
+"""report.html, of the template page.html: one file with everything in it; its gallery of images needs TensorFlow."""
 
 import base64
 import functools
@@ -86,14 +83,13 @@ def load_test_split(dataset, data_dir, test_size):
     tf.disable_eager_execution()
     import data
 
-    names = [f"class {index}" for index in range(len(data.CLASSES))]
     if dataset == "cifar10":
         import tensorflow_datasets as tfds
 
-        names, folder = data.CLASSES, Path(tfds.builder("cifar10", data_dir=data_dir).data_dir)
+        folder = Path(tfds.builder("cifar10", data_dir=data_dir).data_dir)
         if not folder.exists():
             raise UserError(f"CIFAR-10 is not in {folder}, name the directory that holds it with --data_dir")
-    return data.load(dataset, data_dir, None, test_size).test, names
+    return data.load(dataset, data_dir, None, test_size).test, data.class_names(dataset)
 
 
 def page(sections, compared=(), figures=()):
@@ -107,7 +103,6 @@ def page(sections, compared=(), figures=()):
         undefined=jinja2.StrictUndefined,  # a name that the template misspells is no empty cell
         trim_blocks=True,
         lstrip_blocks=True,
-        keep_trailing_newline=True,
     )
     environment.filters |= {"data_uri": data_uri, "png": png}
     return environment.get_template("page.html").render(sections=sections, compared=compared, figures=figures)

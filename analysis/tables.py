@@ -123,7 +123,3 @@ def run_table(group):
     compared = (f"{words(label)}, %" for label in group.compared)
     header = ["run", "seed", "epochs", *compared, "gain, points", "precision", "device", "commit", "versions"]
     return Table(caption, header, rows)
-
-
-def flag_table(group):
-    return Table("Flags of every run of this group", ["flag", "value"], [list(item) for item in group.shape.items()])

@@ -19,38 +19,19 @@ def bold(axes):
     return [line for line in axes.lines if line.get_linewidth() == 2]
 
 
-def curves(*values):
-    return [(str(index), ("black", "-"), [1, 2, 3], one / 100) for index, one in enumerate(values)]
-
-
-def test_from_five_seeds_on_the_curves_are_the_means_and_bands_over_seeds(random):
-    values = random.uniform(50, 90, (2, 5, 3))
-    axes = figures.epoch_axes("", curves(*values))
+@pytest.mark.parametrize("seeds", [1, 2, 4, 5])
+def test_curves_are_means_over_seeds_each_seed_is_thin_and_from_five_on_there_are_bands(random, seeds):
+    values = random.uniform(50, 90, (2, seeds, 3))
+    axes = figures.epoch_axes("", [("", ("black", "-"), [1, 2, 3], one / 100) for one in values])
     np.testing.assert_allclose([line.get_ydata() for line in bold(axes)], values.mean(1))
-    assert len(axes.collections) == 2
-    for one, band in zip(values, axes.collections, strict=True):
+    thin = [line.get_ydata() for line in axes.lines if line.get_linewidth() < 1]
+    np.testing.assert_allclose(thin, values.reshape(-1, 3))
+    assert axes.get_ylim()[0] < values.min() < values.max() < axes.get_ylim()[1]
+    assert len(axes.collections) == (2 if seeds == 5 else 0)
+    for one, band in zip(values, axes.collections, strict=seeds == 5):
         low, high = scipy.stats.ttest_1samp(one, 0, axis=0).confidence_interval(0.95)
         heights = band.get_paths()[0].vertices[:, 1]
         np.testing.assert_allclose([heights.min(), heights.max()], [low.min(), high.max()])
-    assert len(axes.lines) == 2 + 2 * 5  # and each seed
-    assert axes.get_ylim()[0] < values.min() < values.max() < axes.get_ylim()[1]
-
-
-@pytest.mark.parametrize("seeds", [1, 2, 4])
-def test_below_five_seeds_each_is_a_thin_line_and_there_is_no_band(random, seeds):
-    values = random.uniform(50, 90, (seeds, 3))
-    axes = figures.epoch_axes("", curves(values))
-    assert not axes.collections
-    (mean,) = bold(axes)
-    np.testing.assert_allclose(mean.get_ydata(), values.mean(0))
-    thin = [line.get_ydata() for line in axes.lines if line.get_linewidth() < 1]
-    np.testing.assert_allclose(thin, values)
-
-
-def test_captions_say_how_seeds_are_drawn():
-    assert figures.how_seeds_are_drawn([7]) == ""
-    assert "no intervals" in figures.how_seeds_are_drawn([7] * 4)
-    assert "95% t-intervals" in figures.how_seeds_are_drawn([7] * 5)
 
 
 def test_the_baseline_is_drawn_beside_raw_and_the_gain_is_over_it(tmp_path):
@@ -68,38 +49,24 @@ def test_the_baseline_is_drawn_beside_raw_and_the_gain_is_over_it(tmp_path):
     assert axes.get_ylim()[0] < -5 and [0, 0] in [list(line.get_ydata()) for line in axes.lines]
 
 
-def test_where_raw_is_the_baseline_it_is_drawn_once(tmp_path):
-    (group,) = groups_of(write_run(tmp_path / "run"))
-    assert len(bold(figures.accuracy_axes(group))) == 2
-
-
 def test_every_figure_is_a_png_and_an_svg(tmp_path):
     (group,) = groups_of(several(tmp_path, 2))
     made = figures.draw_group(group, "2-")
     assert [figure.name for figure in made] == ["2-accuracy", "2-gain", "2-horizon"]
     for figure in made:
-        image = np.array(Image.open(io.BytesIO(figure.png)))
-        assert image.shape[1] >= 800 and image.std() > 1
+        assert np.array(Image.open(io.BytesIO(figure.png))).std() > 1
         assert ElementTree.fromstring(figure.svg).tag.endswith("svg")
-        assert figure.caption.endswith(".")
 
 
-def test_a_figure_that_cannot_be_drawn_is_left_out(tmp_path):
+def test_one_decay_has_no_figure_of_lengths_and_what_cannot_be_drawn_is_left_out(tmp_path):
+    (group,) = groups_of(write_run(tmp_path / "run"))
+    assert [figure.name for figure in figures.draw_group(group)] == ["accuracy", "gain"]
     assert figures.drawn("name", "caption", lambda: 1 / 0) == []
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Accuracy against the length of the average
 
 
 def test_the_guides_average_is_about_two_thirds_of_an_epoch_long():
     assert figures.horizon("0.998", 50_000 // 64) == pytest.approx(500 / 781)
     assert figures.horizon("0", 1) == 1
-
-
-def test_one_decay_has_no_such_figure(tmp_path):
-    (group,) = groups_of(write_run(tmp_path / "run"))
-    assert [figure.name for figure in figures.draw_group(group)] == ["accuracy", "gain"]
 
 
 def several(tmp_path, seeds):
@@ -141,17 +108,6 @@ def test_below_five_seeds_each_is_a_marker_and_from_five_on_there_are_bars(tmp_p
     (bars,) = figures.horizon_axes(group).containers[0].lines[2]
     interval = scipy.stats.ttest_1samp(100 * group.final["ema/0.99/recomputed"], 0).confidence_interval(0.95)
     np.testing.assert_allclose(bars.get_segments()[1][:, 1], list(interval))
-
-
-@pytest.mark.parametrize(
-    ("decays", "rotation"), [(("0.998", "0.9985"), 0), (("0.9", "0.99", "0.991"), 45), (("0.99", "0.990"), 45)]
-)
-def test_only_ticks_that_would_run_into_each_other_are_slanted(tmp_path, decays, rotation):
-    labels = ["raw", *(f"ema/{decay}/raw" for decay in decays)]
-    (group,) = groups_of(write_run(tmp_path / "run", classifiers=level(dict.fromkeys(labels, 0.5))))
-    axes = figures.horizon_axes(group)
-    for axis in (axes, *axes.child_axes):
-        assert {tick.get_rotation() for tick in axis.get_xticklabels()} == {rotation}
 
 
 def test_the_star_is_the_average_chosen_on_validation_images(tmp_path):

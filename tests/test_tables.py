@@ -10,11 +10,7 @@ from support.finished_runs import groups_of, level, write_predictions, write_run
 
 from analysis import tables
 from analysis.groups import predictions_of
-
-FIVE = {
-    "raw": 0.70, "raw/recomputed": 0.75,
-    "ema/0.9/raw": 0.72, "ema/0.9/averaged": 0.76, "ema/0.9/recomputed": 0.79,
-}  # fmt: skip
+from analysis.statistics import calibration_error
 
 
 def numbers(cells):
@@ -45,6 +41,7 @@ def test_accuracy_and_gain_are_those_of_scipy_the_gain_paired_with_its_own_basel
     (group,) = groups_of(write_seeds(tmp_path, curves))
     table = tables.accuracy_table(group)
     assert "4 seeds (0, 1, 2, 3)" in table.caption and "epoch 3" in table.caption
+    assert [row[0] for row in table.rows] == [*map(tables.words, labels[:2]), f"{tables.words(labels[2])} *"]
     raw, recomputed, ema = (100 * curve[:, -1] for curve in curves.values())
     baseline = recomputed if policy == "recomputed" else raw
     for row, values, against in zip(table.rows, (raw, recomputed, ema), (None, raw, baseline), strict=True):
@@ -53,20 +50,9 @@ def test_accuracy_and_gain_are_those_of_scipy_the_gain_paired_with_its_own_basel
         if against is not None:
             interval = scipy.stats.ttest_rel(values, against).confidence_interval(0.95)
             np.testing.assert_allclose(numbers([row[2]]), [(values - against).mean(), *interval], atol=0.00501)
-
-
-def test_every_gain_is_over_the_classifiers_own_baseline_and_the_average_is_marked(tmp_path):
-    (group,) = groups_of(write_run(tmp_path / "run", classifiers=level(FIVE)))
-    rows = tables.accuracy_table(group).rows
-    assert [row[1:] for row in rows] == [
-        ["70.00", "-", "-"],
-        ["75.00", "+5.00", tables.words("raw")],
-        ["72.00", "+2.00", tables.words("raw")],
-        ["76.00", "+6.00", tables.words("raw")],
-        ["79.00", "+4.00", tables.words("raw/recomputed")],
-    ]
-    marked = [tables.words(label) + (" *" if label == "ema/0.9/raw" else "") for label in FIVE]
-    assert [row[0] for row in rows] == marked
+    assert [row[3] for row in table.rows] == [
+        "-", tables.words("raw"), tables.words("raw/recomputed" if policy == "recomputed" else "raw")
+    ]  # fmt: skip
 
 
 def test_each_run_stands_with_its_gain_and_where_it_was_made(tmp_path):
@@ -89,9 +75,6 @@ def test_columns_of_words_stand_left_and_of_numbers_right():
     assert tables.as_text(table._replace(caption="")).startswith("          mean")
     assert tables.as_markdown(table).splitlines()[1:3] == ["| --- | ---: | --- |", "| raw | 7.00 | - |"]
 
-
-# ---------------------------------------------------------------------------------------------------------------
-# Loss, calibration and churn
 
 BOTH = ("raw/recomputed", "ema/0.9/recomputed")
 
@@ -119,33 +102,15 @@ def measured(*paths):
     return {row[0].partition(",")[0]: numbers(row[1:]) for row in table.rows}
 
 
-def probabilities(logits):
-    powers = np.exp(logits)
-    return powers / powers.sum(-1, keepdims=True)
-
-
-def test_loss_is_a_mean_over_seeds_and_its_difference_is_paired(four):
+def test_loss_and_calibration_are_means_over_seeds_and_their_differences_are_paired(four):
     path, labels, logits = four
-    loss = -np.log(probabilities(logits)[:, :, np.arange(200), labels]).mean(-1)
-    low, high = scipy.stats.ttest_rel(loss[:, 1], loss[:, 0]).confidence_interval(0.95)
-    baseline, average = loss.mean(0)
-    expected = [baseline, average, average - baseline, low, high]
-    np.testing.assert_allclose(measured(path)["test loss"], expected, atol=0.000051)
-
-
-def test_calibration_error_is_taken_over_15_bins(four):
-    path, labels, logits = four
-    errors = np.zeros((4, 2))
-    for seed, which in itertools.product(range(4), range(2)):
-        chances = probabilities(logits[seed, which])
-        confidence, right = chances.max(1), chances.argmax(1) == labels
-        for low in range(15):
-            inside = (confidence >= low / 15) & (confidence < (low + 1) / 15)
-            if inside.any():
-                errors[seed, which] += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
-    baseline, average = 100 * errors.mean(0)
-    found = measured(path)["calibration error"][:3]
-    np.testing.assert_allclose(found, [baseline, average, average - baseline], atol=0.0051)
+    chances = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    loss = -np.log(chances[:, :, np.arange(200), labels]).mean(-1)
+    errors = np.array([[calibration_error(one, labels) for one in both] for both in logits])
+    for name, values, atol in (("test loss", loss, 0.000051), ("calibration error", 100 * errors, 0.0051)):
+        low, high = scipy.stats.ttest_rel(values[:, 1], values[:, 0]).confidence_interval(0.95)
+        baseline, average = values.mean(0)
+        np.testing.assert_allclose(measured(path)[name], [baseline, average, average - baseline, low, high], atol=atol)
 
 
 def test_churn_is_between_seeds_of_one_classifier_over_all_pairs(four):
@@ -170,8 +135,4 @@ def test_two_seeds_have_churn_without_an_interval_and_one_has_none(four):
     assert len(two["churn between seeds"]) == 3 and len(two["test loss"]) == 5
     assert np.mean(two["test loss"][3:]) == pytest.approx(two["test loss"][2], abs=0.0001)  # each seed's
     assert list(measured(path / "seed-0")) == ["test loss", "calibration error"]
-
-
-def test_without_predictions_there_is_no_table(tmp_path):
-    (group,) = groups_of(write_run(tmp_path / "run"))
-    assert tables.predictions_table(group, predictions_of(group)[0]) is None
+    assert tables.predictions_table(groups_of(path)[0], []) is None

@@ -44,10 +44,13 @@ class Label(NamedTuple):
         raise ValueError(f"{text!r} is not the label of a classifier")
 
     @property
+    def weights_in_words(self):
+        return f"EMA {self.decay}" if self.weights == "ema" else "raw weights"
+
+    @property
     def words(self):
         """Its name in texts for people."""
-        weights = f"EMA {self.decay}" if self.weights == "ema" else "raw weights"
-        return weights if self == RAW else f"{weights}, {STATISTICS[self.statistics]}"
+        return self.weights_in_words if self == RAW else f"{self.weights_in_words}, {STATISTICS[self.statistics]}"
 
     @property
     def recomputed(self):
