@@ -37,7 +37,8 @@ check: .venv/runtime
 results: .venv/runtime
 	$(RUN) results/experiments.py --run $(NAME)
 
-# Speed beside peers, about twenty minutes with nothing else running; then its tables in benchmarks/README.md.
+# Speed beside peers, about twenty minutes with nothing else running; then the tables of results/bench in the READMEs,
+# which only a whole run with the default settings changes.
 bench: .venv/benchmark
 	$(RUN) benchmarks/bench.py $(ARGS)
 	$(RUN) benchmarks/tables.py --write
