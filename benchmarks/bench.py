@@ -3,7 +3,8 @@
 Every contestant is a process of its own that builds and warms up once. On a CPU they then take turns, round by round
 and one at a time, so that a machine whose speed drifts slows all of them alike. On a GPU they are measured one after
 another, the most important first, within --budget seconds. The result is a JSON file with every sample: that of a whole
-run with the defaults goes into results/bench, every other into runs/bench.
+run with the defaults goes into results/bench, every other into runs/bench. Flags that are not among these are those of
+train.py, such as --width, for all contestants.
 """
 
 import argparse
@@ -45,16 +46,15 @@ SHARE = 1 / 3  # of the budget, for one contestant: one that hangs must not cost
 
 
 def parse(argv=None):
-    parser = argparse.ArgumentParser(prog="bench.py", description=__doc__, formatter_class=Formatter)
+    parser = argparse.ArgumentParser("bench.py", description=__doc__, formatter_class=Formatter, allow_abbrev=False)
     add, names = parser.add_argument, [*CONTESTANTS, "averages"]
     add("--device", choices=list(STEPS), default="cpu", help="where all contestants run")
     add("--only", nargs="+", choices=names, default=names, metavar="NAME", help="some of %(choices)s")
     add("--rounds", type=count, default=10, help="turns of each contestant; eight times as many for averages")
     add("--batch_sizes", type=count, nargs="+", help="images in a step (default: 64, on a GPU 64 and 512)")
-    add("--width", type=float, default=1.0, help="factor of the channels, as in train.py")
     add("--budget", type=float, help="seconds for everything, one after another (default: in turns, on a GPU 510)")
     add("--output", type=Path, help="file of the result (default: named after the processor)")
-    options = parser.parse_args(argv)
+    options, options.flags = parser.parse_known_args(argv)
     options.batch_sizes = options.batch_sizes or BATCH_SIZES[options.device]
     options.budget = options.budget or BUDGET[options.device]
     return options
@@ -62,7 +62,7 @@ def parse(argv=None):
 
 def main(argv=None):
     options = parse(argv)
-    settings = {name: getattr(options, name) for name in ("device", "rounds", "width", "budget")}
+    settings = {name: getattr(options, name) for name in ("device", "rounds", "budget", "flags")}
     result = {"settings": settings, "machine": machine(), "rows": [], "skipped": {}}
     for _ in measure(options, result):
         path = save(result, ROOT / "runs" / "bench", options.output)
@@ -102,7 +102,7 @@ def measure(options, result):
     for index, (group, batch_size) in enumerate(groups(options)):
         limit = min(end, time.monotonic() + SHARE * options.budget) if options.budget else None
         rounds, steps = options.rounds, STEPS[options.device]
-        flags = [f"--device={options.device}", f"--width={options.width}", f"--batch_size={batch_size}"]
+        flags = [f"--device={options.device}", f"--batch_size={batch_size}", *options.flags]
         if group is AVERAGES:
             rounds, steps = 8 * rounds, steps // 10  # small costs: many rounds, each while the machine stays the same
             if fastest := tables.fastest(result["rows"], "train.py"):

@@ -21,7 +21,8 @@ class Ours:
         place = places.choose(flags)
         splits = (data.Split(*contestant.draw(size)) for size in (flags.train_size, 10))  # nothing is evaluated
         self.settings = resolve(flags, place, None, flags.train_size)
-        self.graph = train.build(self.settings, data.Dataset(*splits, "random"))
+        with place.scope():
+            self.graph = train.build(self.settings, data.Dataset(*splits, "random"))
         self.session = place.session()
         self.session.run([tf.global_variables_initializer(), tf.local_variables_initializer()], self.graph.feeds)
         self.step = 0

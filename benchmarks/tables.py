@@ -147,10 +147,9 @@ def everything(result):
             target("EMA adds to the step", cost(one, none, 1), "{:.1%}", "<=", 0.02),
             target("each extra decay adds", cost(eight, one, 7), "{:.2%}", "<=", 0.01),
         )
-        parts += [
-            table([f"batch {size}", *header], cells),
-            table(["target", "measured", "bound", ""], [row for row in targets if row]),
-        ]
+        parts.append(table([f"batch {size}", *header], cells))
+        if found := [row for row in targets if row]:
+            parts.append(table(["target", "measured", "bound", ""], found))
     return "\n\n".join([*parts, *(f"{name} was left out: {why}" for name, why in result["skipped"].items())])
 
 

@@ -130,7 +130,8 @@ def test_the_tables_of_a_result(result):
     assert all(len({len(line) for line in table.splitlines()}) == 1 for table in (speeds, targets))
 
 
-def test_an_interval_needs_six_rounds():
+def test_ratios_are_within_a_round_and_an_interval_needs_six():
+    assert tables.ratio(row("a", [1.0, 4.0, 2.0]), row("b", [2.0, 4.0, 8.0])).tolist() == [2.0, 1.0, 4.0]
     assert tables.show([1.0, 3.0, 2.0, 2.0, 2.0], "{:.0f}") == "2 (1, 3, 2, 2, 2)"
     assert tables.show([1.0, 3.0, 2.0, 2.0, 2.0, 2.0], "{:.0f}").startswith("2 [")
     alone, other = row("a", [1.0, 1.0, 4.0]), row("b", [4.0, 2.0, 2.0, 2.0], group=1)
@@ -191,12 +192,11 @@ def run(*command):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("budget", [[], ["--budget", 500]])
-@pytest.mark.parametrize("peers", [False, pytest.param(True, marks=needs_torch)])
-def test_a_tiny_run_of_all(tmp_path, peers, budget):
+@pytest.mark.parametrize(("budget", "peers"), [(0, False), (500, False), pytest.param(0, True, marks=needs_torch)])
+def test_a_tiny_run_of_all(tmp_path, budget, peers):
     names = {name for name in [*bench.CONTESTANTS, "averages"] if name.startswith("pytorch") == peers}
-    tiny = ["--rounds", 1, "--width", 0.05, "--batch_sizes", 16, "--only", *names, *budget]
-    process = run("bench.py", *tiny, "--output", tmp_path / "bench.json")
+    tiny = f"--rounds 1 --batch_sizes 16 --budget {budget} --width 0.05 --train_size 64 --only {' '.join(names)}"
+    process = run("bench.py", *tiny.split(), "--output", tmp_path / "bench.json")
     assert process.returncode == 0, process.stderr
     result = json.loads((tmp_path / "bench.json").read_text())
     rounds = {row["name"]: len(row["seconds"]) for row in result["rows"]}
@@ -213,7 +213,7 @@ def test_a_budget_that_is_too_small_measures_nothing(tmp_path):
 
 @pytest.mark.slow
 def test_the_profile_of_a_step_is_by_kind_of_operation():
-    process = run("step_profile.py", "--width=0.05", "--batch_size=8", "--device=cpu", "--precision=float32")
+    process = run("step_profile.py", "--width=0.05", "--batch_size=8", "--train_size=64", "--precision=float32")
     shares = {kind: float(share.rstrip("%")) for kind, (_, share) in list(cells(process.stdout).items())[2:]}
     assert {"Conv2D", "Conv2DBackpropFilter", "Conv2DBackpropInput"} <= shares.keys()
     assert shares.pop("all") == 100 == pytest.approx(sum(shares.values()), abs=3)
