@@ -54,7 +54,8 @@ results: .venv/runtime
 	$(RUN) results/experiments.py --collect $(NAME)
 	$(RUN) results/tables.py --write
 
-# Speed beside peers, about twenty minutes with nothing else running; then its tables in benchmarks/README.md.
+# Speed beside peers, about twenty minutes with nothing else running; then the tables of results/bench in the READMEs,
+# which only a whole run with the default settings changes.
 bench: .venv/benchmark
 	$(RUN) benchmarks/bench.py $(ARGS)
 	$(RUN) benchmarks/tables.py --write
