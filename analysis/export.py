@@ -22,8 +22,8 @@ import data
 from analysis.run_network import RestoredRun
 from analysis.statistics import log_softmax
 from analysis.table import print_wrapped
-from training.checkpoints import plainly_named
-from training.command import SIGNALS, UserError, graceful
+from training.checkpoints import inside
+from training.command import SIGNALS, UserError, graceful, shown
 from training.files import naming, sha256, write_arrays, write_json
 from training.run_directory import versions
 
@@ -37,32 +37,28 @@ import sys
 import numpy as np
 import tensorflow as tf
 
-classify = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
-images = np.load("images.npy")
+classify = tf.saved_model.load(".").signatures["serving_default"]
+images = np.load(sys.argv[1] + "/images.npy")
 parts = [classify(images=tf.constant(images[i : i + 500])) for i in range(0, len(images), 500)]
-np.savez("answers.npz", **{name: np.concatenate([part[name].numpy() for part in parts]).astype(kind)
-                           for name, kind in (("probabilities", "f4"), ("class_ids", "i8"), ("class_names", "S"))})
+kinds = {"probabilities": "f4", "class_ids": "i8", "class_names": "S"}
+answers = {name: np.concatenate([part[name].numpy() for part in parts]).astype(kind) for name, kind in kinds.items()}
+np.savez(sys.argv[1] + "/answers.npz", **answers)
 """
 
 
 def main(args):
-    """Exports one classifier of a run.
-
-    Raises:
-      UserError: the output is taken, the run has no such classifier, or the export does not predict what the run does.
-    """
+    """Exports one classifier of a run."""
     output = Path(args.output)
     check_output(output)
-    with RestoredRun(args.run_dir, args.data_dir) as run:
-        label, reason = run.choose(args.weights, args.decay, args.batch_stats)
-        others = "--weights, --decay and --batch_stats export another"
-        print_wrapped(f"exporting {label.words} ({label}) of {run.path} {run.after()}: {reason}; {others}")
-        manifest = write(run, label, output)
-    verified = manifest["verified"]
+    run = RestoredRun(args.run_dir, args.data_dir)
+    label, reason = run.choose(args.weights, args.decay, args.batch_stats)
+    others = "--weights, --decay and --batch_stats export another"
+    print_wrapped(f"exporting {label.words} ({label}) of {shown(run.path)} {run.after()}: {reason}; {others}")
+    manifest = write(run, label, output)
+    accuracy, count = manifest["test_accuracy"], manifest["verified"]["test_images"]
     print_wrapped(
-        f"{output}: test accuracy {100 * manifest['test_accuracy']:.2f}%; reloaded by itself, its predictions on "
-        f"{verified['test_images']} test images are the run's (largest difference of a probability "
-        f"{verified['largest_difference']:.1g})"
+        f"{shown(output)}: test accuracy {100 * accuracy:.2f}%; reloaded in a process of its own, its predictions on "
+        f"{count} test images are the run's"
     )
 
 
@@ -83,7 +79,7 @@ def save_model(run, directory):
         names = tf.gather(tf.constant(data.class_names(run.flags.dataset)), ids)
         outputs = {"probabilities": tf.nn.softmax(run.outputs), "class_ids": ids, "class_names": names}
         signature = tf.saved_model.predict_signature_def({"images": run.images}, outputs)
-        builder = tf.saved_model.Builder(str(directory))
+        builder = tf.saved_model.Builder(directory)
         builder.add_meta_graph_and_variables(
             run.network.session,
             [tf.saved_model.tag_constants.SERVING],
@@ -95,10 +91,7 @@ def save_model(run, directory):
 
 
 def write(run, label, output, save=save_model):
-    """Exports classifier `label` of a RestoredRun beside the path `output`, checks what was written, and renames it.
-
-    Returns:
-      The manifest, a dict.
+    """Exports a classifier beside the path `output`, checks what was written, and renames it; returns the manifest.
 
     Raises:
       UserError: the export does not predict what the run does, or a signal came; nothing is left of it.
@@ -108,9 +101,9 @@ def write(run, label, output, save=save_model):
     with graceful() as stop:
         beside.mkdir()  # fails where there is such a directory, which is not ours
         try:
-            with naming(output), plainly_named(beside) as plain:
-                save(run, plain)
-                answers = reload(plain, test.images)
+            with naming(output), inside(beside):
+                save(run, ".")
+            answers = reload(beside, test.images)
             if stop.signal:
                 raise UserError(f"stopped by {SIGNALS[stop.signal]}: nothing was exported", 128 + stop.signal)
             manifest = {
@@ -140,8 +133,8 @@ def reload(directory, images):
     with tempfile.TemporaryDirectory() as scratch:
         np.save(f"{scratch}/images.npy", images)
         result = subprocess.run(
-            [sys.executable, "-c", RELOAD, directory],
-            cwd=scratch,  # away from this project's modules
+            [sys.executable, "-c", RELOAD, scratch],
+            cwd=directory,  # away from this project's modules
             env={**os.environ, "TF_FORCE_GPU_ALLOW_GROWTH": "true"},  # this process holds memory of the GPU too
             capture_output=True,
             text=True,
@@ -156,13 +149,10 @@ def reload(directory, images):
 
 
 def verify(answers, logits, classes, tolerance):
-    """Compares the answers of a reloaded SavedModel with the run's logits [N, 10], to a tolerance of a probability.
-
-    Returns:
-      What was found, for the manifest.
+    """Compares the answers of a reloaded SavedModel with the run's logits [N, 10]; returns what the manifest says.
 
     Raises:
-      UserError: they differ.
+      UserError: a class, a name or, by more than the tolerance, a probability differs.
     """
     difference = np.abs(answers["probabilities"] - np.exp(log_softmax(logits))).max()
     flips = int((answers["class_ids"] != logits.argmax(1)).sum())
@@ -182,11 +172,7 @@ def digests(directory):
 
 
 def read_manifest(directory):
-    """The manifest of an exported classifier whose files are all as they were written.
-
-    Raises:
-      UserError: they are not, or this is no exported classifier.
-    """
+    """The manifest of an exported classifier; a UserError where its files are not all as they were written."""
     try:
         manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
         whole = {"classifier", "classes", "made"} <= manifest.keys() and manifest["sha256"].items() <= digests(

@@ -4,18 +4,17 @@ Training keeps snapshots of some power-function averages. A power-function avera
 to a good approximation, a linear combination of them; least squares finds it, with closed-form inner products.
 """
 
-import matplotlib.style
 import numpy as np
-from matplotlib.figure import Figure  # without pyplot: no display, no global state
 
 from analysis.choice import choose
 from analysis.run_files import DAMAGE, one_run
 from analysis.run_network import RestoredRun
 from analysis.table import print_wrapped
 from ema import power_gamma
-from training.command import UserError
-from training.files import write_json
+from training.command import UserError, shown
+from training.files import write_json, write_whole
 from training.labels import RAW, RAW_RECOMPUTED
+from training.records import new_axes, rendered, with_legend
 
 MAX_RESIDUAL = 0.05  # of the norm of a profile: what is further from it is an average of another shape
 
@@ -25,27 +24,20 @@ def main(args):
     snapshots = Snapshots(one_run(args.run_dir))
     basis = args.basis or snapshots.widths
     if unknown := sorted(set(basis) - set(snapshots.widths)):
-        raise UserError(f"--basis {unknown[0]:g} was not tracked: choose from {listed(snapshots.widths)}", 2)
+        raise UserError(
+            f"--basis {unknown[0]:g} was not tracked: choose from {', '.join(map(str, snapshots.widths))}", 2
+        )
     grid = np.geomspace(min(basis) / 2, min(2 * max(basis), 0.25), 10)
     widths = args.widths or [float(f"{width:.3g}") for width in grid]
     evaluate(RestoredRun(args.run_dir, args.data_dir), snapshots, basis, widths)
 
 
-def listed(widths):
-    return ", ".join(f"{width:g}" for width in widths)
-
-
 def evaluate(run, snapshots, basis, widths):
-    """Evaluates power-function averages with recomputed statistics.
-
-    Args:
-      run: RestoredRun.
-      snapshots: its Snapshots.
-      basis, widths: relative widths of the averages to make others from, and of those to make.
-    """
-    step, raw_step = snapshots.step, run.state["step"]
-    count = len(snapshots.files)
-    print_wrapped(f"{run.path}: averages {run.after(step)}, made of widths {listed(basis)} in {count} snapshots")
+    """Evaluates averages of relative widths `widths`, made from those of widths `basis`, with recomputed statistics."""
+    step, raw_step, count = snapshots.step, run.state["step"], len(snapshots.files)
+    print_wrapped(
+        f"{shown(run.path)}: averages {run.after(step)}, made from {', '.join(map(str, basis))} in {count} snapshots"
+    )
     if step != raw_step:
         print_wrapped(
             f"warning: the raw weights are those {run.after()}, to be compared with no average of step {step}"
@@ -62,11 +54,12 @@ def evaluate(run, snapshots, basis, widths):
     results = {"basis": basis, "step": step, "raw_step": raw_step, "relative_errors": errors}
     results |= {"raw/recomputed": raw["accuracy"], "widths": rows, "chosen": choose_width(rows)}
     write_json(run.path / "posthoc.json", results)
-    draw_widths(run.path / "posthoc.png", results)
+    if png := rendered("posthoc.png", lambda: draw_widths(results), "png"):
+        write_whole(run.path / "posthoc.png", *png)
 
 
 def show_accuracies(run, name, more=""):
-    """The accuracies of the weights that the network has now, with recomputed statistics."""
+    """Prints the accuracies of the weights that the network has now, with recomputed statistics; returns a dict."""
     run.recompute()
     found = run.accuracies()
     held_out = f", validation {100 * found['validation']:.2f}%" if "validation" in found else ""
@@ -84,8 +77,9 @@ def choose_width(rows):
     name, reason = choose(None, [{name: row["validation"] for name, row in sound.items() if "validation" in row}])
     chosen = f"{name}, {reason}, test accuracy {100 * sound[name]['accuracy']:.2f}%" if name else "no width"
     print_wrapped(
-        f"chosen: {chosen}; that takes images held out with --validation_size, and a width that the snapshots can make: "
-        f"one whose residual, the distance from its profile, is at most {MAX_RESIDUAL:.0%}; --widths makes others"
+        f"chosen: {chosen}. A choice takes images held out with --validation_size; residual is how far what the "
+        f"snapshots make is from the profile of the width, and over {MAX_RESIDUAL:.0%} it is no such average. --widths "
+        "makes others."
     )
     return sound[name]["width"] if name else None
 
@@ -100,29 +94,19 @@ def check_synthesis(snapshots, basis):
     return errors
 
 
-def draw_widths(path, results):
-    """Draws test accuracy against width; those that the snapshots cannot make are crosses."""
-    with matplotlib.style.context("default"):  # whatever the user's matplotlibrc says
-        figure = Figure(figsize=(7, 4.5), layout="constrained")
-        axes = figure.subplots()
-        sound = [row for row in results["widths"] if row["residual"] <= MAX_RESIDUAL]
-        others = [row for row in results["widths"] if row not in sound]
-        chosen = [row for row in sound if row["width"] == results["chosen"]]
-        for rows, style, label in (
-            (sound, "o-", "post-hoc EMA"),
-            (others, "x", "residual > 5%"),
-            (chosen, "*", "chosen"),
-        ):
-            if rows:
-                points = zip(*((100 * row["width"], 100 * row["accuracy"]) for row in rows), strict=True)
-                axes.plot(*points, style, markersize=14 if rows is chosen else 6, label=label)
-        label = f"raw weights after step {results['raw_step']}"
-        axes.axhline(100 * results["raw/recomputed"], linestyle="--", color="grey", label=label)
-        axes.set_xlabel("relative width of the average (% of training)")
-        axes.set_ylabel("test accuracy (%), recomputed statistics")
-        axes.grid(alpha=0.3)
-        axes.legend()
-        figure.savefig(path, dpi=120)
+def draw_widths(results):
+    """The axes of test accuracy against width; widths that the snapshots cannot make are crosses."""
+    axes = new_axes("relative width of the average (% of training)", "test accuracy (%), recomputed statistics")
+    for style, label, drawn in (
+        ("o-", "post-hoc EMA", lambda row: row["residual"] <= MAX_RESIDUAL),
+        ("x", "residual over 5%", lambda row: row["residual"] > MAX_RESIDUAL),
+        ("r*", "chosen", lambda row: row["width"] == results["chosen"]),
+    ):
+        if points := [(100 * row["width"], 100 * row["accuracy"]) for row in results["widths"] if drawn(row)]:
+            axes.plot(*zip(*points, strict=True), style, label=label)
+    raw = f"raw weights after step {results['raw_step']}"
+    axes.axhline(100 * results["raw/recomputed"], linestyle="--", color="grey", label=raw)
+    return with_legend(axes)
 
 
 def inner_products(t_a, gamma_a, t_b, gamma_b):
@@ -161,11 +145,7 @@ def coefficients(times, gammas, target_time, target_gamma):
 
 
 class Snapshots:
-    """The snapshots of a run directory.
-
-    Raises:
-      UserError: there are none, or one is damaged.
-    """
+    """The snapshots of a run directory; a UserError where there are none, or one is damaged."""
 
     def __init__(self, path):
         self.files = sorted((path / "snapshots").glob("step-*.npz"))
@@ -201,7 +181,10 @@ class Snapshots:
 
 def relative_error(weights, reference):
     """||weights - reference|| / ||reference|| over all variables, each variable name to array."""
-    one, other = (np.concatenate([values[name].ravel() for name in reference]) for values in (weights, reference))
+    one, other = (
+        np.concatenate([values[name].ravel().astype(np.float64) for name in reference])
+        for values in (weights, reference)
+    )
     return float(np.linalg.norm(one - other) / np.linalg.norm(other))
 
 

@@ -11,30 +11,28 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow.compat.v1 as tf
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps
 
 import data
 from analysis.export import read_manifest
 from analysis.run_network import BATCH, RestoredRun
 from analysis.statistics import log_softmax
 from analysis.table import print_wrapped
+from analysis.tables import Table, as_text
 from training import device
-from training.checkpoints import plainly_named
-from training.command import UserError
+from training.checkpoints import inside
+from training.command import UserError, end
 from training.labels import Label
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp"}  # of what is read of a directory
 BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"RIFF")
+ENDINGS = (b"\xff\xd9", b"IEND\xaeB`\x82", b";")  # of a JPEG, a PNG and a GIF
 MAX_BYTES = 64 * 2**20
 
 
 def main(args):
-    """Prints class and probability of every image; exits with status 1 where one could not be read.
-
-    Raises:
-      UserError: there is no such run or model, or it has no such classifier.
-    """
+    """Prints class and probability of every image; exits with status 1 where one could not be read."""
     device.choose("auto")
     if args.model and (args.decay or args.batch_stats):
         raise UserError("--model holds one classifier: leave --decay and --batch_stats out, or name a --run_dir", 2)
@@ -56,13 +54,15 @@ def main(args):
     else:
         if rows:
             print_wrapped(what)
-            print(table(classifiers, classes, rows))
+            header = ["image", *(cell for label in classifiers for cell in (label.weights_in_words, ""))]
+            lines = [[printable(path), *cells(classes, answers)] for path, answers in rows.items()]
+            print(as_text(Table("", header, lines)))
         for path, sentence in errors.items():
-            print(f"evaluate.py: {shown(path)}: {sentence}", file=sys.stderr)
+            print(f"evaluate.py: {printable(path)}: {sentence}", file=sys.stderr)
         if passed_over:
-            print(f"evaluate.py: passed over {passed_over} files that are not named as pictures are", file=sys.stderr)
+            print(f"evaluate.py: passed over, being no pictures by their names: {passed_over}", file=sys.stderr)
     if errors:
-        sys.exit(1)
+        end("", 1)
 
 
 def of_run(args):
@@ -86,9 +86,9 @@ def of_run(args):
 def of_model(directory):
     """The one classifier of an exported directory, as `of_run` returns several."""
     manifest = read_manifest(directory)
-    with tf.Graph().as_default(), plainly_named(directory) as plain:
+    with tf.Graph().as_default(), inside(directory):
         session = device.session()
-        signature = tf.saved_model.load(session, ["serve"], str(plain)).signature_def["serving_default"]
+        signature = tf.saved_model.load(session, ["serve"], ".").signature_def["serving_default"]
     inputs, outputs = signature.inputs["images"].name, signature.outputs["probabilities"].name
 
     def classify(images):
@@ -99,39 +99,31 @@ def of_model(directory):
     return f"{label.words}, {manifest['made']}", manifest["classes"], {label: classify}
 
 
-def table(labels, classes, rows):
-    """Class and probability by every classifier, a line for each image."""
-    width = max(map(len, [*map(shown, rows), "image"]))
-    lines = [f"{'image':<{width}}" + "".join(f"   {label.weights_in_words:<18}" for label in labels)]
-    for path, answers in rows.items():
-        cells = (f"{classes[values.argmax()]:<10} {100 * values.max():6.2f}%" for values in answers.values())
-        lines.append(f"{shown(path):<{width}}" + "".join(f"   {cell}" for cell in cells))
-    return "\n".join(line.rstrip() for line in lines)
+def cells(classes, answers):
+    """Class and probability by every classifier."""
+    return [cell for it in answers.values() for cell in (classes[it.argmax()], f"{100 * it.max():.2f}%")]
 
 
 def entry(path, classes, answers, error):
     """What --json says about one image."""
     if error:
-        return {"image": as_text(path), "error": error}
-    predictions = {
-        str(label): {
-            "class": classes[values.argmax()],
-            "probability": float(values.max()),
-            "probabilities": dict(zip(classes, values.tolist(), strict=True)),
-        }
-        for label, values in answers.items()
-    }
-    return {"image": as_text(path), "predictions": predictions}
+        return {"image": text_of(path), "error": error}
+    predictions = {}
+    for label, values in answers.items():
+        probabilities = dict(zip(classes, values.tolist(), strict=True))
+        best = max(probabilities, key=probabilities.get)
+        predictions[str(label)] = {"class": best, "probability": probabilities[best], "probabilities": probabilities}
+    return {"image": text_of(path), "predictions": predictions}
 
 
-def as_text(path):
+def text_of(path):
     """A path as text that can be encoded, whatever its bytes are."""
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
-def shown(path):
+def printable(path):
     """A path for the terminal: nothing that would move its cursor."""
-    return "".join(letter if letter.isprintable() else "?" for letter in as_text(path))
+    return "".join(letter if letter.isprintable() else "?" for letter in text_of(path))
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -151,11 +143,7 @@ def expand(names):
 
 
 def read_image(path):
-    """The image of a file [32, 32, 3] uint8: upright, on white, its central square, resized with antialiasing.
-
-    Raises:
-      UserError: why there is none.
-    """
+    """The image of a file, [32, 32, 3] uint8; a UserError says why there is none."""
     try:
         size = os.stat(path).st_size
         if not path.is_file():
@@ -173,15 +161,24 @@ def read_image(path):
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise UserError(f"has more than {Image.MAX_IMAGE_PIXELS:,} pixels: scale it down") from None
     except Exception as error:  # Pillow raises many kinds
-        if "MAX_TEXT_" in str(error):  # its limits of the comments in a PNG
-            raise UserError("has too much metadata: save it without") from None
-        if isinstance(error, UnidentifiedImageError) and not content.startswith(BEGINNINGS):
-            raise UserError("is not a JPEG, PNG, GIF, BMP or WebP picture") from None
-        raise UserError("is cut off or damaged, or holds no picture: Pillow cannot decode it") from None
+        raise UserError(what_is_wrong(content, error)) from None
+
+
+def what_is_wrong(content, error):
+    """In words, of a file that Pillow raises an error for."""
+    if isinstance(error, MemoryError):
+        return "takes more memory than there is: scale it down"
+    if "MAX_TEXT_" in str(error):  # its limits of the comments in a PNG
+        return "has too much metadata: save it without"
+    if not content.startswith(BEGINNINGS) or (content.startswith(b"RIFF") and content[8:12] != b"WEBP"):
+        return "is not a JPEG, PNG, GIF, BMP or WebP picture"
+    starts = {b"BM": content[2:6], b"RI": content[4:8]}.get(content[:2])  # of those that say how long they are
+    whole = len(content) >= int.from_bytes(starts, "little") if starts else content.rstrip(b"\0").endswith(ENDINGS)
+    return "is damaged, or holds no picture" if whole else "is cut off: its end is missing"
 
 
 def decode(content):
-    """The bytes of an image file as [32, 32, 3] uint8; raises whatever Pillow does."""
+    """The central square of an image, upright and on white, as [32, 32, 3] uint8; raises whatever Pillow does."""
     ImageFile.LOAD_TRUNCATED_IMAGES = True  # bears damage in what are no pixels, such as EXIF or comments
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from training.command import UserError
+from training.command import UserError, script
 from training.flags import load_config, load_flags
-from training.labels import Label, baseline_of, primary
+from training.labels import Label, baseline_of
 
 CLASS_COUNT = 10
 # What reading a file raises that is missing, torn or something else.
@@ -27,24 +27,22 @@ class FinishedRun(NamedTuple):
 
 
 class Predictions(NamedTuple):
-    """One run's, of N test images, after its last epoch."""
+    """Of one run and N test images."""
 
     run: FinishedRun
-    epoch: int
+    epoch: int  # its last
     labels: np.ndarray  # true classes [N] int64
-    primary: str  # label of the EMA classifier
-    against: str  # label of its baseline
-    ema: np.ndarray  # logits [N, 10], floating point
-    baseline: np.ndarray  # the same of the baseline
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Which directories are runs
+    ema: np.ndarray  # logits [N, 10] of an EMA classifier
+    baseline: np.ndarray  # the same of its baseline
 
 
 def expand(names):
     """The run directories named and, in the place of other directories, those below them; each once."""
-    return list({run.resolve(): run for name in names for run in runs_of(Path(name))}.values())
+    found = {}
+    for name in names:
+        for run in runs_of(Path(name)):
+            found.setdefault(run.resolve(), run)
+    return list(found.values())
 
 
 def runs_of(path):
@@ -68,13 +66,9 @@ def one_run(name):
         below = textwrap.shorten(", ".join(str(run.relative_to(path)) for run in found), 200)
         raise UserError(
             f"{path} is no run, but holds {below}: name one of these with --run_dir, or compare them with "
-            f"python report.py {shlex.quote(str(path))}"
+            f"{script('report')} {shlex.quote(str(path))}"
         )
     return path
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Flags and evaluations
 
 
 def read_run(path):
@@ -109,15 +103,8 @@ def check_row(row):
     return row
 
 
-# ---------------------------------------------------------------------------------------------------------------
-# predictions.npz
-
-
-def read_predictions(run, ema=None):
-    """The Predictions of a FinishedRun.
-
-    Args:
-      ema: text of the label of the EMA classifier to read; None for the file's first.
+def read_predictions(run, ema):
+    """The Predictions of a FinishedRun; ema: text of the label of an EMA classifier.
 
     Raises:
       UserError: there is no such file, it is damaged, or lacks the classifier.
@@ -127,11 +114,7 @@ def read_predictions(run, ema=None):
         raise UserError(f"{run.path} holds no predictions.npz")
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            ema = ema or primary(arrays.files)
-            if ema is None:
-                raise UserError(f"{path} holds no EMA classifier")
-            against = baseline_of(ema, arrays.files)
-            labels, *scores = (arrays[name] for name in ("labels", ema, against))
+            labels, *scores = (arrays[name] for name in ("labels", ema, baseline_of(ema, arrays.files)))
     except KeyError as error:
         raise UserError(f"{path} lacks an array ({error.args[0]})") from None
     except DAMAGE as error:
@@ -140,7 +123,7 @@ def read_predictions(run, ema=None):
     shape = (len(labels), CLASS_COUNT) if classes and len(labels) else None
     if not all(array.shape == shape and array.dtype.kind == "f" and np.isfinite(array).all() for array in scores):
         raise UserError(f"{path} is damaged: labels that are not classes, or scores [N, 10] that are not finite")
-    return Predictions(run, run.rows[-1]["epoch"], labels.astype(np.int64), ema, against, *scores)
+    return Predictions(run, run.rows[-1]["epoch"], labels.astype(np.int64), *scores)
 
 
 def predictions_of_step(path, step):

@@ -13,7 +13,7 @@ from model import classifier
 from training import checkpoints, device
 from training.command import UserError
 from training.flags import load_config, load_flags, load_precision
-from training.labels import Label
+from training.labels import Label, primary
 from training.settings import labels_of
 
 BATCH = 500  # images: what fits every machine, and what training evaluates with
@@ -56,10 +56,10 @@ class RestoredRun:
         self.config, self.flags, self.precision = load_config(run_dir), load_flags(run_dir), load_precision(run_dir)
         self.flags.data_dir = data_dir or self.flags.data_dir
         self.saved, self.state = checkpoints.read(self.path)
+        self.last = (self.state["rows"] or [{}])[-1]  # evaluation, as in metrics.jsonl
         # Beside those that it was trained with, these need nothing but its checkpoint and its data.
         policies = dict.fromkeys([*self.flags.ema_batch_stats, "raw", "recomputed"])
         self.labels = labels_of(self.flags.ema_decay, list(policies))
-        self.primary = next(label for label in self.labels if label.weights == "ema")
         self.classifier = functools.partial(classifier, width=self.flags.width, dtype=tf.as_dtype(self.precision))
         device.choose("auto")
         self.network = Network(self._build)
@@ -80,20 +80,15 @@ class RestoredRun:
         return data.load_to_evaluate(self.flags)
 
     def after(self, step=None):
-        """After which step and epoch, in words; that of the checkpoint where no other is given."""
-        step, rows = step or self.state["step"], self.state["rows"]
-        if not rows:
+        """After which step and epoch, in words; those of the checkpoint where no step is given."""
+        step, epochs = step or self.state["step"], self.flags.epochs
+        if not self.last:
             return f"after step {step}, before the first evaluation (unfinished)"
-        epoch, epochs = step * rows[-1]["epoch"] / rows[-1]["step"], self.flags.epochs
+        epoch = step * self.last["epoch"] / self.last["step"]
         return f"after step {step}, epoch {epoch:.4g} of {epochs}{' (unfinished)' if epoch < epochs else ''}"
 
-    @property
-    def validation(self):
-        """Label as text to accuracy on the images held out, at the last evaluation; empty where none were."""
-        return self.state["rows"][-1].get("validation", {}) if self.state["rows"] else {}
-
     def choose(self, weights="ema", decay=None, policy=None):
-        """The classifier that is asked for; what is left open is that of the average that analysis.choice chooses.
+        """The classifier that is asked for, what is left open as of the average that analysis.choice chooses.
 
         Returns:
           (Label, why that one: a phrase).
@@ -101,9 +96,7 @@ class RestoredRun:
         Raises:
           UserError: the run has no such classifier.
         """
-        text, reason = choose(str(self.primary), [self.validation])
-        if self.validation and (last := self.state["rows"][-1])["step"] != self.state["step"]:
-            reason += f" after epoch {last['epoch']}"
+        text, reason = choose(primary(map(str, self.labels)), [self.last.get("validation", {})])
         chosen = Label.parse(text)
         if weights == "raw" and (decay or policy == "averaged"):
             raise UserError("--weights raw has no averages: leave --decay and --batch_stats averaged out", 2)

@@ -8,10 +8,12 @@ import textwrap
 from analysis.run_files import predictions_of_step
 from analysis.run_network import RestoredRun
 from analysis.statistics import compare
+from analysis.tables import Table, as_text
+from training.command import shown
 from training.labels import STATISTICS, Label
 from training.log import split_gains
 
-COLUMNS = "accuracy     95% interval    loss     ece  fixed  broken  p-value"
+COLUMNS = ["", "accuracy", "95% interval", "loss", "ece", "fixed", "broken", "p-value"]
 EXPLANATION = (
     "ece: expected calibration error. fixed, broken: images that this classifier alone has right, and its baseline "
     "alone. against: that baseline, the raw weights, with recomputed statistics for an EMA that has such. p-value: of "
@@ -28,8 +30,8 @@ def main(args):
 def rows_of(run):
     """A dict for each classifier of a RestoredRun: what `statistics.compare` says, the step, and whether it is chosen.
 
-    Where images are held out, also its accuracy on these, `validation`, None where training did not evaluate it. The
-    test set has no part in the choice, so the test accuracy of the row chosen is an honest one.
+    Where images are held out, also its accuracy on these at the last evaluation, `validation`, None where training did
+    not evaluate it. The test set has no part in the choice, so the test accuracy of the row chosen is an honest one.
     """
     saved = predictions_of_step(run.path, run.state["step"])  # what training left is not computed again
     logits = {str(label): saved[str(label)] if str(label) in saved else run.test_logits(label) for label in run.labels}
@@ -37,8 +39,8 @@ def rows_of(run):
     chosen, _ = run.choose()
     for row in rows:
         row |= {"step": run.state["step"], "chosen": row["label"] == str(chosen)}
-        if run.validation:
-            row["validation"] = run.validation.get(row["label"])
+        if "validation" in run.last:
+            row["validation"] = run.last["validation"].get(row["label"])
     return rows
 
 
@@ -50,35 +52,33 @@ def print_rows(run, rows, style):
         writer.writeheader()
         writer.writerows(rows)
     else:
-        print_wrapped(f"{run.path} {run.after()}")
+        print_wrapped(f"{shown(run.path)} {run.after()}")
         print("", *as_lines(rows), "", sep="\n")
-        note = f"* chosen: {run.choose()[1]}; export and predict use it, or what --decay and --batch_stats name"
+        note = f"* chosen: {run.choose()[1]}; export and predict use it, or what --decay and --batch_stats name."
         print_wrapped(note, EXPLANATION, *split_gains({row["label"]: row["accuracy"] for row in rows}))
 
 
 def as_lines(rows):
-    """The table for a terminal, by batch statistics: accuracies in percent, flips and p-value against the baseline."""
-    labels = {Label.parse(row["label"]): row for row in rows}
-    width = max(len(label.weights_in_words) for label in labels)
-    lines = [f"{'':{width}}   {COLUMNS}{'  validation' if 'validation' in rows[0] else ''}"]
-    for statistics in dict.fromkeys(label.statistics for label in labels):
-        lines.append(STATISTICS[statistics])
-        for label, row in labels.items():
-            if label.statistics == statistics:
-                lines.append(f"{'*' if row['chosen'] else ' '} {label.weights_in_words:<{width}}{_cells(row)}")
-    return lines
+    """The table for a terminal, by batch statistics."""
+    labels = [Label.parse(row["label"]) for row in rows]
+    cells = [_cells(label, row) for label, row in zip(labels, rows, strict=True)]
+    columns = [*COLUMNS, "validation"] if "validation" in rows[0] else COLUMNS
+    header, *lines = as_text(Table("", columns, cells)).splitlines()
+    grouped = [header]
+    for policy in dict.fromkeys(label.statistics for label in labels):
+        grouped += [STATISTICS[policy]]
+        grouped += [line for label, line in zip(labels, lines, strict=True) if label.statistics == policy]
+    return grouped
 
 
-def _cells(row):
-    cells = [f"{100 * row['accuracy']:8.2f}%  {100 * row['low']:6.2f} ..{100 * row['high']:6.2f}"]
-    cells += [f"{row['loss']:6.4f}", f"{row['ece']:6.4f}"]
-    if row["against"]:
-        cells += [f"{row['fixed']:5d}", f"{row['broken']:6d}", f"{row['p_value']:7.2g}"]
-    else:
-        cells += [f"{'-':>5}", f"{'-':>6}", f"{'-':>7}"]
+def _cells(label, row):
+    """The row of a classifier: accuracies in percent, flips and p-value against its baseline."""
+    cells = [f"{'*' if row['chosen'] else ' '} {label.weights_in_words}", f"{100 * row['accuracy']:.2f}%"]
+    cells += [f"{100 * row['low']:.2f} .. {100 * row['high']:.2f}", f"{row['loss']:.4f}", f"{row['ece']:.4f}"]
+    cells += [f"{row['fixed']}", f"{row['broken']}", f"{row['p_value']:.2g}"] if row["against"] else ["-"] * 3
     if "validation" in row:
-        cells.append(f"{'-':>10}" if row["validation"] is None else f"{100 * row['validation']:9.2f}%")
-    return "  ".join(cells)
+        cells.append("-" if row["validation"] is None else f"{100 * row['validation']:.2f}%")
+    return cells
 
 
 def print_wrapped(*paragraphs):

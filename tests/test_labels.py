@@ -2,23 +2,31 @@
 
 import pytest
 
-from training.labels import RAW, RAW_RECOMPUTED, Label
+from training.labels import RAW, RAW_RECOMPUTED, Label, baseline_of, primary
 
 
 @pytest.mark.parametrize(
-    ("text", "label", "baseline"),
+    ("text", "label", "baseline", "words"),
     [
-        ("raw", RAW, None),
-        ("raw/recomputed", RAW_RECOMPUTED, RAW),
-        ("ema/0.990/raw", Label("ema", "0.990", "raw"), RAW),
-        ("ema/.9/averaged", Label("ema", ".9", "averaged"), RAW),
-        ("ema/0/recomputed", Label("ema", "0", "recomputed"), RAW_RECOMPUTED),
+        ("raw", RAW, None, "raw weights"),
+        ("raw/recomputed", RAW_RECOMPUTED, RAW, "raw weights, recomputed statistics"),
+        ("ema/0.990/raw", Label("ema", "0.990", "raw"), RAW, "EMA 0.990, raw network's statistics"),
+        ("ema/.9/averaged", Label("ema", ".9", "averaged"), RAW, "EMA .9, averaged statistics"),
+        ("ema/0/recomputed", Label("ema", "0", "recomputed"), RAW_RECOMPUTED, "EMA 0, recomputed statistics"),
     ],
 )
-def test_a_label_has_one_text_and_one_baseline(text, label, baseline):
+def test_a_label_has_one_text_one_baseline_and_words(text, label, baseline, words):
     assert str(label) == text
     assert Label.parse(text) == label
     assert label.baseline == baseline
+    assert label.words == words
+    assert baseline_of(text, ["raw", "raw/recomputed"]) == (baseline and str(baseline))
+    assert baseline_of(text, ["raw"]) == (None if text == "raw" else "raw")
+
+
+def test_the_primary_is_the_first_average():
+    assert primary(["raw", "raw/recomputed", "ema/0.9/averaged", "ema/0.99/raw"]) == "ema/0.9/averaged"
+    assert primary(["raw"]) is None
 
 
 @pytest.mark.parametrize("text", ["", "ema", "ema/0.9", "raw/raw", "raw/0.9/raw/x", "average/0.9/raw", "ema/0.9/raw/x"])

@@ -77,3 +77,25 @@ def write_predictions(path, labels, answers):
 def make_report(*argv):
     """Calls report.py with a command line."""
     report.main(arguments.report_parser().parse_args(list(map(str, argv))))
+
+
+def write_experiment(folder, run, curves, validation=None, argv=(), precision="bfloat16"):
+    """A finished run of results/experiments.py in folder/<its name>.
+
+    Args:
+      curves, validation: label to accuracy after all epochs, or to one for each; labels left out have 0.5.
+      argv: flags beside those of the run.
+    """
+    asked = build_parser().parse_args([*run.flags.split(), *argv])
+    epochs = list(range(asked.eval_every, asked.epochs + 1, asked.eval_every))
+    averages = [f"ema/{decay}/{policy}" for decay in asked.ema_decay for policy in asked.ema_batch_stats]
+
+    def full(values):
+        labels = ["raw", "raw/recomputed", *averages]
+        return {label: np.broadcast_to(values.get(label, 0.5), len(epochs)).tolist() for label in labels}
+
+    made = {"validation": validation and full(validation), "epochs": epochs, "precision": precision}
+    path = write_run(folder / run.name, *run.flags.split(), *argv, classifiers=full(curves), **made)
+    (path / "summary.json").write_text(json.dumps({"epoch": asked.epochs}))
+    (path / "train.log").write_text("")
+    return path
