@@ -118,7 +118,9 @@ def horizon_axes(group):
         look = {"color": colour, "marker": marker}
         axes.plot(places, values.T, linestyle="none", markersize=3, alpha=0.6, **look)
         bars = half if len(values) >= BAND_FROM else None
-        axes.errorbar(places, mean, bars, linestyle=line, capsize=3, label=f"EMA, {STATISTICS[policy]}", **look)
+        axes.errorbar(
+            places, mean, bars, linestyle=line, capsize=3, label=f"EMA, {STATISTICS[policy]} statistics", **look
+        )
         if group.average in labels:
             here, star = labels.index(group.average), {"color": YELLOW, "markeredgecolor": BLACK, "markersize": 13}
             axes.plot(places[here], mean[here], "*", zorder=3, label=words(group.average), **star)

@@ -66,7 +66,7 @@ def as_lines(rows):
     header, *lines = as_text(Table("", columns, cells)).splitlines()
     grouped = [header]
     for policy in dict.fromkeys(label.statistics for label in labels):
-        grouped += [STATISTICS[policy]]
+        grouped += [f"{STATISTICS[policy]} statistics"]
         grouped += [line for label, line in zip(labels, lines, strict=True) if label.statistics == policy]
     return grouped
 

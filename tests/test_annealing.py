@@ -41,9 +41,7 @@ def test_a_run_that_stopped_early_costs_its_own_seed_alone_and_is_named(tmp_path
     (pair,) = annealing.find_pairs(groups_of(tmp_path))
     assert pair.cooled.seeds == pair.constant.seeds == [0, 2]
     assert str(stopped) in annealing.compare(pair).caption
-    assert (
-        annealing.compare(pair).rows[2][2] == "+5.50 (+5.00, +6.00)"
-    )  # annealed raw weights over constant ones, seeds 0 and 2
+    assert annealing.compare(pair).rows[2][2] == "+5.50 (+5.00, +6.00)"  # over constant raw weights
 
 
 def test_runs_at_the_constant_rate_may_have_gone_on(tmp_path):

@@ -18,7 +18,7 @@ from support.finished_runs import groups_of, level, make_report, write_predictio
 import data
 from analysis import page as report_page
 from analysis.groups import predictions_of
-from analysis.tables import words
+from analysis.tables import Table, words
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SYNTHETIC = ["--dataset", "synthetic", "--test_size", 30]
@@ -161,8 +161,9 @@ def test_the_same_runs_give_the_same_bytes(page):
 
 
 def test_a_name_that_the_template_misspells_is_no_empty_cell():
-    with pytest.raises(jinja2.UndefinedError):
-        report_page.page([{}])
+    empty, gallery = Table("", [], []), report_page.Gallery("", [], [])
+    with pytest.raises(jinja2.UndefinedError, match="title"):
+        report_page.page([report_page.Section({"no": "title"}, [], [], [], gallery, empty, empty)])
 
 
 # Runs inside the page. A window cannot be narrower than 500 pixels, a frame can.

@@ -2,12 +2,7 @@
 
 from typing import NamedTuple
 
-# Batch statistics, in texts for people.
-STATISTICS = {
-    "raw": "raw network's statistics",
-    "averaged": "averaged statistics",
-    "recomputed": "recomputed statistics",
-}
+STATISTICS = {"raw": "raw network's", "averaged": "averaged", "recomputed": "recomputed"}  # in texts for people
 
 
 class Label(NamedTuple):
@@ -50,7 +45,9 @@ class Label(NamedTuple):
     @property
     def words(self):
         """Its name in texts for people."""
-        return self.weights_in_words if self == RAW else f"{self.weights_in_words}, {STATISTICS[self.statistics]}"
+        if self == RAW:
+            return self.weights_in_words
+        return f"{self.weights_in_words}, {STATISTICS[self.statistics]} statistics"
 
     @property
     def recomputed(self):
