@@ -213,7 +213,7 @@ def test_a_budget_that_is_too_small_measures_nothing(tmp_path):
 
 @pytest.mark.slow
 def test_the_profile_of_a_step_is_by_kind_of_operation():
-    process = run("step_profile.py", "--width=0.05", "--batch_size=8", "--train_size=64", "--precision=float32")
+    process = run("step_profile.py", "--width=0.05", "--batch_size=8", "--train_size=64")
     rows = [line.split() for line in process.stdout.splitlines()[2:]]
     shares = {kind: float(share.rstrip("%")) for kind, _, share in rows}
     assert {"Conv2D", "Conv2DBackpropFilter", "Conv2DBackpropInput"} <= shares.keys()
