@@ -20,8 +20,10 @@ import tables
 from contestant import ROOT, cores
 from driver import CannotRunError, Contestant
 
+from analysis.tables import as_text
 from training.flags import Formatter, count
 
+HERE = Path(__file__).resolve().parent
 CONTESTANTS = {  # name to script and flags, the most important first
     "train.py-bfloat16": ["ours.py", "--precision", "bfloat16"],
     "pytorch-bfloat16-compiled": ["pytorch.py", "--precision", "bfloat16", "--compile"],
@@ -67,10 +69,10 @@ def main(argv=None):
     for _ in measure(options, result):
         path = save(result, ROOT / "runs" / "bench", options.output)
     if not result["rows"]:
-        sys.exit(f"bench.py: nothing was measured: {'; '.join(result['skipped'].values())}")
+        sys.exit(f"bench.py: nothing was measured: {'; '.join(sorted(set(result['skipped'].values())))}")
     if is_whole(options, result["skipped"]):
         path = save(result, tables.RESULTS)
-    print(f"{tables.everything(result)}\n\nevery sample is in {path}")
+    print(f"{tables.everything(result, as_text)}\n\nevery sample is in {path}")
 
 
 def is_whole(options, skipped):
@@ -107,7 +109,7 @@ def measure(options, result):
             rounds, steps = 8 * rounds, steps // 10  # small costs: many rounds, each while the machine stays the same
             if fastest := tables.fastest(result["rows"], "train.py"):
                 flags.append(f"--precision={fastest['about']['precision']}")
-        commands = {name: [sys.executable, tables.HERE / file, *own, *flags] for name, (file, *own) in group.items()}
+        commands = {name: [sys.executable, HERE / file, *own, *flags] for name, (file, *own) in group.items()}
         rows, skipped = take_turns(commands, rounds, steps, limit)
         shared = {"group": index, "batch_size": batch_size, "steps": steps}
         result["rows"] += [{"name": name, **shared, **row} for name, row in rows.items()]
@@ -153,7 +155,7 @@ def take_turns(commands, rounds, steps, limit=None, patience=LIMIT):
             if contestant := attempt(name, Contestant, command):
                 stack.callback(contestant.close)
                 contestants[name], rows[name] = contestant, {"about": contestant.about, "seconds": []}
-        for number in range(rounds):
+        for number in range(rounds if rows else 0):
             print(f"round {number + 1} of {rounds}", file=sys.stderr)
             for name in list(rows) if number % 2 == 0 else list(rows)[::-1]:
                 if answer := attempt(name, contestants[name].run, steps):

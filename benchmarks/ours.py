@@ -1,11 +1,13 @@
 """Contestant: the graph that train.py builds, with the flags of train.py; --no_ema leaves the averages out."""
 
 import sys
+from functools import partial
 
 import contestant
 import tensorflow.compat.v1 as tf
 
 import data
+import model
 import train
 from training import places
 from training.log import parameters
@@ -20,7 +22,8 @@ class Ours:
             flags.ema_decay = []
         place = places.choose(flags)
         splits = (data.Split(*contestant.draw(size)) for size in (flags.train_size, 10))  # nothing is evaluated
-        self.settings = resolve(flags, place, None, flags.train_size)
+        network = partial(model.classifier, width=flags.width, dropout_rate=flags.dropout)
+        self.settings = resolve(flags, place, None, flags.train_size, network)
         with place.scope():
             self.graph = train.build(self.settings, data.Dataset(*splits, "random"))
         self.session = place.session()

@@ -7,9 +7,10 @@ from collections import Counter
 from statistics import median
 
 import contestant
-import tables
 import tensorflow.compat.v1 as tf
 from ours import Ours
+
+from analysis.tables import Table, as_text
 
 STEPS, SHOWN = 15, 20
 
@@ -38,8 +39,8 @@ def main(flags):
         kinds[kind] += median(trace[kind, name] for trace in traces) / 1000
     found = [*kinds.most_common(SHOWN), ("all", kinds.total())]
     rows = [[kind, f"{ms:.2f}", f"{ms / kinds.total():.1%}"] for kind, ms in found]
-    print(f"{ours.about['device']}; {ours.about['precision']}; a step of {flags.batch_size} images\n")
-    print(tables.table(["operation", "ms", "share"], rows))
+    caption = f"{ours.about['device']}; {ours.about['precision']}; a step of {flags.batch_size} images"
+    print(as_text(Table(caption, ["operation", "ms", "share"], rows)))
 
 
 if __name__ == "__main__":

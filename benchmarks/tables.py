@@ -8,15 +8,16 @@ import argparse
 import json
 import re
 import sys
-from pathlib import Path
 from statistics import median
 
 import numpy as np
+from contestant import ROOT
 
-HERE = Path(__file__).resolve().parent
-RESULTS = HERE.parent / "results" / "bench"
-READMES = [HERE / "README.md", HERE.parent / "README.md"]
-BLOCK = re.compile(r"(<!-- (?:benchmarks|results): (speed|measured) -->\n).*?(<!-- end -->)", re.DOTALL)
+from analysis.tables import Table, as_markdown
+
+RESULTS = ROOT / "results" / "bench"
+READMES = [ROOT / "benchmarks" / "README.md", ROOT / "README.md"]
+BLOCK = re.compile(r"(<!-- benchmarks: (speed|measured) -->\n).*?(<!-- end -->)", re.DOTALL)
 ARCHITECTURES = {(25, 17): "Zen 4", (26, 2): "Zen 5"}  # (family, model) of processors that are all called "AMD EPYC"
 ENOUGH_ROUNDS = 6  # for a bootstrap interval, which at three rounds would cover 74 times in 100 instead of 95
 RESAMPLES = 10_000
@@ -63,18 +64,6 @@ def cost(row, reference, decays):
 # Tables
 
 
-def table(header, rows):
-    """A table for a terminal, which is Markdown too; names to the left, numbers to the right."""
-    widths = [max(3, *map(len, column)) for column in zip(header, *rows, strict=True)]
-
-    def line(cells):
-        first, *others = zip(cells, widths, strict=True)
-        return f"| {' | '.join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)])} |"
-
-    rule = ["-" * widths[0], *(f"{'-' * (width - 1)}:" for width in widths[1:])]
-    return "\n".join(map(line, [header, rule, *rows]))
-
-
 def show(values, form):
     """The median over rounds with its [interval] or, of too few rounds, (all values); a dash without any."""
     if len(values) < 2:
@@ -116,13 +105,12 @@ def short(results):
                 speeds = (f"{median(rates(row)):,.0f}" for row in (ours, pytorch))
                 shares = show(ratio(ours, pytorch), "{:.2f}"), show(ratio(ours, convolutions), "{:.1%}")
                 cells.append([processor(result), str(size), *speeds, *shares])
-    return table(
-        ["processor", "batch", "train.py, images/s", "PyTorch's best", "ratio", "of convolutions alone"], cells
-    )
+    header = ["processor", "batch", "train.py, images/s", "PyTorch's best", "ratio", "of convolutions alone"]
+    return as_markdown(Table("", header, cells))
 
 
-def everything(result):
-    """All tables of a result: speeds and targets for each batch size, and what was left out."""
+def everything(result, render):
+    """All tables of a result, by as_text or as_markdown: speeds and targets for each batch size; what was left out."""
     about = {key: row["about"][key] for row in result["rows"] for key in ("tensorflow", "torch") if key in row["about"]}
     words = [processor(result), result["machine"]["system"], *map(" ".join, about.items())]
     parts = [", ".join([*words, f"{result['settings']['rounds']} rounds"])]
@@ -147,9 +135,9 @@ def everything(result):
             target("EMA adds to the step", cost(one, none, 1), "{:.1%}", "<=", 0.02),
             target("each extra decay adds", cost(eight, one, 7), "{:.2%}", "<=", 0.01),
         )
-        parts.append(table([f"batch {size}", *header], cells))
-        if found := [row for row in targets if row]:
-            parts.append(table(["target", "measured", "bound", ""], found))
+        found = [row for row in targets if row]
+        both = Table("", [f"batch {size}", *header], cells), Table("", ["target", "measured", "bound", ""], found)
+        parts += [render(table).rstrip() for table in both if table.rows]
     return "\n\n".join([*parts, *(f"{name} was left out: {why}" for name, why in result["skipped"].items())])
 
 
@@ -169,15 +157,16 @@ def main(argv=None, readmes=READMES, folder=RESULTS):
     options = parser.parse_args(argv)
     results = {path.name: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
     blocks = {"speed": short(results.values())}
-    blocks["measured"] = "\n\n".join(
-        f"{everything(result)}\n\n[every sample](../results/bench/{name})" for name, result in results.items()
+    blocks["measured"] = "\n".join(
+        f"{everything(result, as_markdown)}\n\n[every sample](../results/bench/{name})\n"
+        for name, result in results.items()
     )
     if not (options.write or options.check):
-        print(blocks["speed"])
+        print(blocks["speed"], end="")
         return
     for readme in readmes:
         before = readme.read_text()
-        after = BLOCK.sub(lambda match: f"{match[1]}{blocks[match[2]]}\n{match[3]}", before)
+        after = BLOCK.sub(lambda match: f"{match[1]}{blocks[match[2]]}{match[3]}", before)
         if options.write:
             readme.write_text(after)
         elif after != before:
