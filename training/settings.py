@@ -36,7 +36,7 @@ class Settings(argparse.Namespace):
         return chosen | {"device": self.device.description}
 
 
-def resolve(flags, place, begun, train_size, network=None):
+def resolve(flags, place, begun, train_size, network):
     """The Settings of a run.
 
     Args:

@@ -31,7 +31,7 @@ def main(argv, file):
     parsed = flags.parse([*FLAGS, *argv])
     place = places.choose(parsed)
     with tf.Graph().as_default(), place.scope():
-        graph = train.build(settings.resolve(parsed, place, None, len(dataset().train.labels)), dataset())
+        graph = train.build(settings.resolve(parsed, place, None, len(dataset().train.labels), network=None), dataset())
         copies = {
             f"{variable.op.name}@{index}": copy
             for variable in tf.global_variables()

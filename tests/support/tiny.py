@@ -25,7 +25,7 @@ def dataset():
 def resolved(*argv):
     """The settings of a tiny run with these flags over 64 images."""
     parsed = flags.parse([*TINY_RUN, "--batch_size", "16", "--seed", "3", *argv])
-    return settings.resolve(parsed, places.OneDevice(device.choose("cpu")), None, 64)
+    return settings.resolve(parsed, places.OneDevice(device.choose("cpu")), None, 64, network=None)
 
 
 def initialise(session):
