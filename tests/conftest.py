@@ -1,6 +1,5 @@
 """Fixtures that several test modules share: a graph and session each, CIFAR-10 on disk, commands, finished runs."""
 
-import json
 import os
 import shlex
 import subprocess
@@ -11,12 +10,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from analysis.restored import RestoredRun
-from support import cifar10
+from analysis.run_network import RestoredRun
+from support import cifar10, forking
 from support.commands import ROOT, TINY_RUN, ended
 
 import train
-from training import config
+from training import flags
 from training.log import log
 
 tf.disable_eager_execution()  # as train.py does
@@ -74,10 +73,10 @@ def start():
     dead = "http://127.0.0.1:9"  # nothing listens there
     cut_off = {"CUDA_VISIBLE_DEVICES": "-1", "http_proxy": dead, "https_proxy": dead}
 
-    def start(script, *arguments, **options):
-        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
+    def start(script, *arguments, environment=None):
         command = [sys.executable, str(ROOT / script), *map(str, arguments)]
-        processes.append(subprocess.Popen(command, cwd=ROOT, env={**os.environ, **cut_off}, **options))
+        options = {"env": {**os.environ, **cut_off, **(environment or {})}, "cwd": ROOT, "text": True}
+        processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options))
         return processes[-1]
 
     yield start
@@ -90,37 +89,15 @@ def start():
 @pytest.fixture(scope="session")
 def run(start):
     """Runs `python <script> <arguments>` to its end; a CompletedProcess."""
-    return lambda script, *arguments: ended(start(script, *arguments))
+    return lambda script, *arguments, **options: ended(start(script, *arguments, **options))
 
 
 @pytest.fixture(scope="session")
 def forked(tmp_path_factory):
-    """As `run`, in processes forked after TensorFlow's import, which run the Python source `before` first.
-
-    A negative return code is the signal that ended it.
-    """
-    server = subprocess.Popen(
-        [sys.executable, "-m", "support.forking"],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "CUDA_VISIBLE_DEVICES": "-1"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-
-    def forked(script, *arguments, before=""):
-        folder = tmp_path_factory.mktemp("forked")
-        argv, stdout, stderr = list(map(str, arguments)), folder / "stdout", folder / "stderr"
-        job = {"script": str(script), "argv": argv, "before": before, "stdout": str(stdout), "stderr": str(stderr)}
-        print(json.dumps(job), file=server.stdin, flush=True)
-        status = int(server.stdout.readline())
-        return subprocess.CompletedProcess([script, *argv], status, stdout.read_text(), stderr.read_text())
-
-    yield forked
-    server.stdin.close()
-    server.kill()
-    server.wait()
+    """As `run`, in processes forked after TensorFlow's import; support.forking.Server."""
+    server = forking.Server(lambda: tmp_path_factory.mktemp("forked"))
+    yield server
+    server.close()
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -142,7 +119,7 @@ def bank_run(tmp_path_factory):
     directory = tmp_path_factory.mktemp("bank") / "run"
     averages = "--ema_decay 0.90 0.80 --ema_batch_stats averaged raw recomputed --ema_power 0.05 0.1 0.15"
     before = log.handlers[:], log.level, log.propagate
-    train.main(config.parse([*TINY_RUN, *shlex.split(averages), "--epochs", "2", "--run_dir", str(directory)]))
+    train.main(flags.parse([*TINY_RUN, *shlex.split(averages), "--epochs", "2", "--run_dir", str(directory)]))
     log.handlers[:], log.level, log.propagate = before
     return directory
 

@@ -1,7 +1,8 @@
-"""The commands as a black box: what they are called with, and how they fail."""
+"""The commands as a black box: what they are called with, how they are watched, and how they fail."""
 
 import shlex
 import subprocess
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -12,12 +13,25 @@ TINY_RUN = shlex.split(
 )
 PARAMETERS = 5_805  # of its network
 EPOCH_STEPS = 256 // 32
+RESUME = ("train.py", "--resume", "--run_dir")
+
+
+def wait_until(condition, process):
+    """Waits for condition(), which has to hold before the process ends."""
+    while not condition():
+        assert process.poll() is None, ended(process)
+        time.sleep(0.001)
 
 
 def ended(process):
     """The end of a process, at most ten minutes from now, on a busy machine; a CompletedProcess."""
     stdout, stderr = process.communicate(timeout=600)
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def assert_ended_well(result):
+    """A command did what it is for, and had nothing to say on stderr."""
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 def assert_one_sentence(result, status, *parts):
