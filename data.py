@@ -58,7 +58,7 @@ def _first(name, data_dir, train_size, test_size):
     """As `load`, but with fewer images where there are not so many."""
     sizes = {"train": train_size, "test": test_size}
     if name == "synthetic":
-        splits, source = synthetic.load(), "synthetic"
+        splits, source = synthetic.load(sizes), "synthetic"
     else:
         splits, folder = cifar10.load(data_dir, sizes)
         source = f"CIFAR-10 from {folder}"

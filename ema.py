@@ -24,20 +24,24 @@ def ema_getter(*emas):
       emas: tf.train.ExponentialMovingAverage objects that were applied to some variables; the guide has one.
 
     Returns:
-      A function for `tf.variable_scope(custom_getter=...)`. Its attribute `replaced` fills up with the
-      names of the variables whose shadow it handed out, for `check_replaced`.
+      A function for `tf.variable_scope(custom_getter=...)`, which raises ValueError where there is a partitioner: the
+      parts of a variable have no shadow together. Its attribute `given` fills up with what it handed out, for
+      `check_replaced`: variable.ref() to the variable or its shadow.
     """
 
     def getter(getter, name, *args, **kwargs):  # TensorFlow passes the first one by this keyword
+        if kwargs.get("partitioner") is not None:
+            raise ValueError(f"{name} has a partitioner, and averages of partitioned variables are not handed out")
         variable = getter(name, *args, **kwargs)
         for ema in emas:
             shadow = ema.average(variable)
             if shadow is not None:  # a truth test would fail: a resource variable has no truth value in a graph
-                replaced.add(name)
+                given[variable.ref()] = shadow
                 return shadow
+        given[variable.ref()] = variable
         return variable
 
-    getter.replaced = replaced = set()
+    getter.given = given = {}
     return getter
 
 
@@ -45,16 +49,26 @@ def check_replaced(getter, var_list):
     """Checks that a network built through `getter` reads the shadows of exactly `var_list`.
 
     A getter that finds no shadow falls back to the raw variable without a word, and the "EMA"
-    network silently equals the raw one in part or in whole.
+    network silently equals the raw one in part or in whole. What a network reads past its getter, such as a variable
+    that a layer keeps as an attribute, is not seen here.
 
     Raises:
       ValueError: names a variable that was not replaced, or one that should not have been.
     """
-    expected = {variable.op.name for variable in var_list}
-    if missing := sorted(expected - getter.replaced):
-        raise ValueError(f"the EMA network reads {missing[0]} itself, not its moving average ({len(missing)} such)")
-    if extra := sorted(getter.replaced - expected):
-        raise ValueError(f"the EMA network reads a moving average of {extra[0]}, which is not to be averaged")
+    for variable in var_list:
+        given = getter.given.get(variable.ref())
+        if given is None:
+            raise ValueError(
+                f"the EMA network never asked for {variable.op.name}: enter its variable scope with reuse=True, or it "
+                "makes new variables"
+            )
+        if given is variable:
+            raise ValueError(f"the EMA network reads {variable.op.name} itself: its moving average was not applied")
+    expected = {variable.ref() for variable in var_list}
+    for reference, given in getter.given.items():
+        if reference not in expected and given is not reference.deref():
+            name = reference.deref().op.name
+            raise ValueError(f"the EMA network reads a moving average of {name}, which is not to be averaged")
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -214,26 +228,31 @@ class MovingAverages:
             found.append(Recomputed(label, batch_stats))
         return found
 
+    def initial_share(self, decay, updates):
+        """The share of the initial weights in the shadow of a decay, as text, after so many updates."""
+        return initial_share(float(decay), self.start, updates)
+
     def describe(self, total_steps, epoch_steps):
-        """Lines for the log: what each decay means for a run of so many steps, with a warning where it is too long."""
-        lines = []
-        for decay in self.decays:
-            horizon = 1 / (1 - float(decay))
-            share = initial_share(float(decay), self.start, total_steps)
+        """Texts for the log: what the decays mean for a run of so many steps, and which are too long for it."""
+        horizons = {decay: 1 / (1 - float(decay)) for decay in self.decays}
+        lines = [
+            f"decay {decay}, start {self.start}: horizon {horizon:.4g} steps = {horizon / epoch_steps:.2g} epochs"
+            for decay, horizon in horizons.items()
+        ]
+        rise = [decay for decay in self.decays if self.start == "warmup" and warmup_steps(float(decay)) > total_steps]
+        if len(rise) > 1:
             lines.append(
-                f"ema        decay {decay}, start {self.start}: horizon {horizon:.4g} steps = "
-                f"{horizon / epoch_steps:.2g} epochs; {share:.1%} of the initial weights left at the end"
+                f"for {total_steps} steps warmup makes the averages of decays {', '.join(rise)} the same: use "
+                "--ema_start unbiased"
             )
-            reached = warmup_steps(float(decay))
-            if self.start == "warmup" and reached > total_steps:
+        elif rise:
+            step = warmup_steps(float(rise[0]))
+            lines.append(f"warmup keeps the horizon of decay {rise[0]} shorter than that until step {step:,}")
+        for decay in self.decays:
+            if (share := self.initial_share(decay, total_steps)) > 0.01:
                 lines.append(
-                    f"warning: decay {decay} would rule from step {reached:,} on: until then the warm-up does, and all "
-                    "longer averages are the same"
-                )
-            if share > 0.01:
-                lines.append(
-                    f"warning: decay {decay} is long for {total_steps} steps: train longer, average over less, or use "
-                    "--ema_start warmup"
+                    f"warning: {share:.0%} of the average of decay {decay} will still be the initial weights after "
+                    f"{total_steps} steps: train longer, average over less, or use --ema_start warmup"
                 )
         return lines
 

@@ -106,7 +106,8 @@ def main(flags):
     place = places.choose(flags)
     directory = RunDirectory(flags, place.chief)  # both refuse before the data is loaded, and perhaps downloaded
     dataset = data.load_for(flags)
-    settings = resolve(flags, place, directory.begun(), len(dataset.train.labels))
+    network = partial(classifier, width=flags.width, dropout_rate=flags.dropout)  # timed for --precision auto
+    settings = resolve(flags, place, directory.begun(), len(dataset.train.labels), network)
     with tf.Graph().as_default(), place.scope():
         graph = build(settings, dataset)
         directory.enter()

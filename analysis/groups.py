@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis import baselines
+from training import labels
 from training.command import UserError
 from training.flags import MAY_CHANGE, build_parser
 from training.labels import Label
@@ -113,9 +113,9 @@ def accuracies(rows):
 
 def primary_of(rows, curves):
     """The labels of the primary EMA and of its baseline; (None, "raw") where not every row names the same EMA first."""
-    named = {baselines.primary(row.get("classifiers", {})) for run in rows for row in run}
+    named = {labels.primary(row.get("classifiers", {})) for run in rows for row in run}
     primary = named.pop() if len(named) == 1 else None
-    return (primary, baselines.baseline_of(primary, curves)) if primary else (None, "raw")
+    return (primary, labels.baseline_of(primary, curves)) if primary else (None, "raw")
 
 
 def common_epochs(runs):

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis.baselines import baseline_of, primary
 from analysis.run_files import FinishedRun
 from training.command import UserError
+from training.labels import baseline_of, primary
 
 CLASS_COUNT = 10
 # What reading a file raises that is missing, torn or something else.

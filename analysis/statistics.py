@@ -6,7 +6,7 @@ import math
 import numpy as np
 import scipy  # scipy.stats, which takes most of a second, is imported when a function below first asks for it
 
-from analysis.baselines import baseline_of
+from training.labels import baseline_of
 
 CONFIDENCE = 0.95
 

@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
-from analysis.baselines import baseline_of
 from analysis.statistics import mean_interval
+from training.labels import baseline_of
 
 
 class Table(NamedTuple):

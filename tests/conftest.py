@@ -10,11 +10,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from analysis.run_network import RestoredRun
 from support import cifar10, forking
 from support.commands import ROOT, TINY_RUN, ended
 
 import train
+from analysis.run_network import RestoredRun
 from training import flags
 from training.log import log
 

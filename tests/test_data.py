@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.commands import TINY_RUN
 from support.tiny import split
-from training.errors import UserError
 
 import data
-from training import config, synthetic
+from training import flags, synthetic
+from training.command import UserError
 
 sizes = st.integers(1, 2000)
 seeds = st.integers(0, 2**31 - 1)
@@ -119,8 +119,8 @@ def test_label_noise_replaces_a_share_of_the_labels_by_other_classes():
 
 def test_label_noise_touches_the_training_labels_alone():
     argv = [*TINY_RUN, "--validation_size", "64", "--seed", "4"]
-    clean = data.load_for(config.parse(argv))
-    noisy = data.load_for(config.parse([*argv, "--label_noise", "0.25"]))
+    clean = data.load_for(flags.parse(argv))
+    noisy = data.load_for(flags.parse([*argv, "--label_noise", "0.25"]))
     assert (noisy.train.labels != clean.train.labels).sum() == 48
     np.testing.assert_array_equal(noisy.train.images, clean.train.images)
     np.testing.assert_array_equal(noisy.validation.labels, clean.validation.labels)
@@ -129,23 +129,23 @@ def test_label_noise_touches_the_training_labels_alone():
 
 @pytest.mark.parametrize(("share", "said"), [("0.4", "40%"), ("0.125", "12.5%"), ("0.005", "0.5%")])
 def test_the_share_of_wrong_labels_is_told_as_it_is(share, said):
-    dataset = data.load_for(config.parse([*TINY_RUN, "--label_noise", share]))
+    dataset = data.load_for(flags.parse([*TINY_RUN, "--label_noise", share]))
     assert dataset.source.endswith(f"; {said} of the training labels are wrong")
 
 
 def test_no_more_is_loaded_to_evaluate_than_is_needed():
     """The images of recomputed statistics and of the test set, and those held out are those of training."""
-    argv = [*TINY_RUN, "--recompute_size", "100"]
-    trained, evaluated = (load(config.parse(argv)) for load in (data.load_for, data.load_to_evaluate))
-    assert (len(trained.train.labels), len(evaluated.train.labels)) == (256, 100)
-    np.testing.assert_array_equal(evaluated.train.images, trained.train.images[:100])
+    argv = [*TINY_RUN, "--train_size", "6000"]
+    trained, evaluated = (load(flags.parse(argv)) for load in (data.load_for, data.load_to_evaluate))
+    assert (len(trained.train.labels), len(evaluated.train.labels)) == (6000, data.RECOMPUTED_IMAGES)
+    np.testing.assert_array_equal(evaluated.train.images, trained.train.images[: data.RECOMPUTED_IMAGES])
     np.testing.assert_array_equal(evaluated.test.images, trained.test.images)
     assert evaluated.validation is None
     trained, evaluated = (
-        load(config.parse([*argv, "--validation_size", "50"])) for load in (data.load_for, data.load_to_evaluate)
+        load(flags.parse([*argv, "--validation_size", "50"])) for load in (data.load_for, data.load_to_evaluate)
     )
     np.testing.assert_array_equal(evaluated.validation.images, trained.validation.images)
-    np.testing.assert_array_equal(evaluated.train.images[:100], trained.train.images[:100])
+    np.testing.assert_array_equal(evaluated.train.images[:5000], trained.train.images[:5000])
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -262,13 +262,13 @@ def test_map_images_reaches_every_image_once_in_order(session, random, count, ba
 
 
 @pytest.mark.parametrize(
-    ("limit", "batch_size", "sizes"),
-    [(12, 4, [4] * 3), (11, 4, [3] * 3), (5, 10, [5]), (100, 5, [4] * 3), (1, 1, [1])],
+    ("count", "batch_size", "sizes"),
+    [(12, 4, [4] * 3), (11, 4, [3] * 3), (5, 10, [5]), (12, 5, [4] * 3), (1, 1, [1]), (5100, 500, [500] * 10)],
     ids=str,
 )
-def test_images_in_order_come_in_batches_of_one_size(session, random, limit, batch_size, sizes):
-    images = random.integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
-    batch, batches = data.in_order(tf.constant(images), limit, batch_size)
+def test_the_first_images_come_in_batches_of_one_size(session, random, count, batch_size, sizes):
+    images = random.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+    batch, batches = data.first_images(tf.constant(images), batch_size)
     found = [session.run(batch(tf.constant(index, tf.int64))) for index in range(batches)]
     assert [len(each) for each in found] == sizes
     np.testing.assert_allclose(np.concatenate(found), images[: sum(sizes)] / 127.5 - 1, atol=1e-6)

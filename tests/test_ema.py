@@ -11,7 +11,6 @@ from support.tiny import SteppedRun, dataset, initialise
 
 import data
 import ema
-import train
 from model import classifier
 from training.labels import RAW, RAW_RECOMPUTED, Label
 
@@ -52,11 +51,11 @@ def test_power_functions_follow_their_recurrence(full):
         full.check(one, lambda t, gamma=gamma: (1 - 1 / t) ** (gamma + 1))
 
 
-@pytest.mark.parametrize(("start", "every"), [("initial", 1), ("warmup", 1), ("initial", 3), ("unbiased", 3)])
-def test_every_start_and_interval_follows_its_recurrence(start, every):
-    run = SteppedRun("--ema_start", start, "--ema_every", str(every), "--ema_decay", "0.9", "0.998")
+@pytest.mark.parametrize("start", ["initial", "warmup"])
+def test_every_start_follows_its_recurrence(start):
+    run = SteppedRun("--ema_start", start, "--ema_decay", "0.9", "0.998")
     for one in run.graph.averages.decays.values():
-        run.check(one, oracle(start, float(one.name) ** every), every)
+        run.check(one, oracle(start, float(one.name)))
 
 
 def test_weights_and_shadows_differ_after_training(full):
@@ -83,7 +82,7 @@ def test_ema_logits_are_the_raw_classifiers_with_shadows_assigned(full):
 
 
 def test_recomputed_statistics_are_the_mean_over_batches_of_training_images():
-    run = SteppedRun("--ema_batch_stats", "recomputed", "--recompute_size", "64", steps=2)
+    run = SteppedRun("--ema_batch_stats", "recomputed", steps=2)
     with run.tf_graph.as_default():
         images = data.to_float(tf.constant(dataset().train.images))
         weights = next(v for v in run.graph.var_class if v.op.name == "class/conv1_1/conv/weights")
@@ -96,16 +95,20 @@ def test_recomputed_statistics_are_the_mean_over_batches_of_training_images():
     np.testing.assert_allclose(var, x.var((0, 1, 2)), rtol=1e-4)
 
 
-def test_of_several_batches_the_statistics_count_alike(monkeypatch):
-    monkeypatch.setattr(train, "RECOMPUTE_BATCH", 16)
-    run = SteppedRun("--ema_batch_stats", "recomputed", steps=1)
+def test_of_several_batches_the_statistics_count_alike():
+    run = SteppedRun(steps=1)
     with run.tf_graph.as_default():
         weights = next(v for v in run.graph.var_class if v.op.name == "class/conv1_1/conv/weights")
-        features = tf.nn.conv2d(data.to_float(tf.constant(dataset().train.images)), weights, 1, "SAME")
-        own = [v for v in tf.local_variables() if v.op.name.startswith(f"recomputed/{RAW_RECOMPUTED}/class/conv1_1/")]
-    run.session.run(run.graph.tested[RAW_RECOMPUTED].recompute)
+        images = tf.constant(dataset().train.images)
+        features = tf.nn.conv2d(data.to_float(images), weights, 1, "SAME")
+        own = ema.Recomputed("four", run.batch_stats)
+        network = functools.partial(classifier, width=run.settings.width, getter=ema.ema_getter(own))
+        recompute = ema.recompute(network, *data.first_images(images, batch_size=16))
+        statistics = [own.average(v) for v in run.batch_stats if v.op.name.startswith("class/conv1_1/")]
+        run.session.run(tf.local_variables_initializer(), data.resident_feeds())
+    run.session.run(recompute)
     batches = run.session.run(features).astype(np.float64).reshape(4, 16, 32, 32, -1)
-    mean, var = run.session.run(sorted(own, key=lambda v: v.op.name))
+    mean, var = run.session.run(sorted(statistics, key=lambda v: v.op.name))
     np.testing.assert_allclose(mean, batches.mean((1, 2, 3)).mean(0), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(var, batches.var((1, 2, 3)).mean(0), rtol=1e-4)
 
@@ -113,13 +116,13 @@ def test_of_several_batches_the_statistics_count_alike(monkeypatch):
 def test_the_plain_run_is_the_guides_graph_bit_for_bit():
     """The guide written out again, a session.run a step: minimize, then apply, then the getter."""
     plain = SteppedRun(steps=4)
-    flags = plain.settings.flags
+    made = plain.settings
     with tf.Graph().as_default(), tf.Session() as session:
-        tf.set_random_seed(flags.seed)
-        network = functools.partial(classifier, width=flags.width)
+        tf.set_random_seed(made.seed)
+        network = functools.partial(classifier, width=made.width)
         network(tf.zeros([1, 32, 32, 3]), phase=False)
         step = tf.train.get_or_create_global_step()
-        batches = data.Batches(dataset().train, flags.batch_size, flags.seed, step)
+        batches = data.Batches(dataset().train, made.batch_size, made.seed, step)
         x, labels, seed = batches.at(step.read_value())
         logits = network(x, phase=True, reuse=True, seed=seed)
         loss = tf.losses.sparse_softmax_cross_entropy(labels, logits)
@@ -169,6 +172,47 @@ def test_getter_hands_out_the_variable_where_there_is_no_shadow():
             ema.check_replaced(getter, [shadowed, other])
         with pytest.raises(ValueError, match="average of shadowed"):
             ema.check_replaced(getter, [])
+
+
+def test_a_network_that_makes_variables_of_its_own_is_told_to_reuse():
+    with tf.Graph().as_default():
+        average = tf.train.ExponentialMovingAverage(0.5)
+        weights = [tf.get_variable("weights", [2])]
+        average.apply(weights)
+        getter = ema.ema_getter(average)
+        with tf.variable_scope("again", custom_getter=getter):
+            tf.get_variable("weights", [2])
+        with pytest.raises(ValueError, match="reuse=True"):
+            ema.check_replaced(getter, weights)
+
+
+def test_a_partitioner_is_refused():
+    with tf.Graph().as_default():
+        getter = ema.ema_getter(tf.train.ExponentialMovingAverage(0.5))
+        split = tf.fixed_size_partitioner(2)
+        with tf.variable_scope("a", partitioner=split, custom_getter=getter), pytest.raises(ValueError, match="partit"):
+            tf.get_variable("weights", [4])
+
+
+def test_the_check_knows_variables_on_several_replicas():
+    """In a step there each replica asks for weights by a name of its own, as weights/replica_1."""
+    strategy = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
+    with tf.Graph().as_default(), strategy.scope():
+        average = tf.train.ExponentialMovingAverage(0.5)
+        getter = ema.ema_getter(average)
+
+        def network(getter=None):
+            with tf.variable_scope("network", reuse=tf.AUTO_REUSE, custom_getter=getter):
+                return tf.get_variable("weights", [2]) * 1.0
+
+        def replica():
+            network()
+            weights = tf.trainable_variables()
+            tf.distribute.get_replica_context().merge_call(lambda _: average.apply(weights))
+            return network(getter)
+
+        strategy.run(replica)
+        ema.check_replaced(getter, tf.trainable_variables())
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -227,23 +271,26 @@ def test_warmup_rules_up_to_the_step_that_the_log_names(decay):
 
 
 @pytest.mark.parametrize(
-    ("decay", "start", "every", "steps", "said", "warned"),
+    ("decays", "start", "steps", "named"),
     [
-        ("0.998", "initial", 1, 15620, "horizon 500 steps = 0.64 epochs; 0.0% of", []),
-        ("0.998", "initial", 1, 781, "0.64 epochs; 20.9% of", ["decay 0.998 is long for 781 steps"]),
-        ("0.998", "initial", 4, 781, "21.0% of", ["decay 0.998 is long for 781 steps"]),  # 0.998^4 every fourth step
-        ("0.998", "unbiased", 1, 781, "; 0.0% of", []),
-        ("0.9998", "warmup", 1, 44_990, "horizon 5000 steps = 6.4 epochs; 0.0% of", []),
-        ("0.9998", "warmup", 1, 44_989, "", ["decay 0.9998 would rule from step 44,990 on"]),
-        ("0.9998", "unbiased", 1, 44_989, "", []),
+        (["0.998"], "initial", 15620, []),
+        (["0.998"], "initial", 781, ["21%", "--ema_start warmup"]),
+        (["0.998"], "unbiased", 781, []),
+        (["0.9998"], "warmup", 44_990, []),
+        (["0.9998"], "warmup", 44_989, ["44,990"]),
+        (["0.99", "0.998", "0.9995"], "warmup", 210, ["0.99, 0.998, 0.9995", "--ema_start unbiased"]),
+        (["0.9", "0.998", "0.9995"], "warmup", 210, ["0.998, 0.9995", "--ema_start unbiased"]),
     ],
 )
-def test_the_log_says_what_a_decay_means_for_a_run(decay, start, every, steps, said, warned):
+def test_the_log_says_what_decays_mean_for_a_run(decays, start, steps, named):
     with tf.Graph().as_default():
-        line, *warnings = ema.MovingAverages([decay], start, every).describe(steps, 781)
-    assert line.startswith(f"ema        decay {decay}, start {start}: ") and said in line
-    assert len(warnings) == len(warned)
-    assert all(warning.startswith(f"warning: {words}") for warning, words in zip(warnings, warned, strict=True))
+        texts = ema.MovingAverages(decays, start).describe(steps, 781)
+    for decay, text in zip(decays, texts, strict=False):
+        horizon = 1 / (1 - float(decay))
+        assert f"decay {decay}" in text and f"{horizon:.4g} steps" in text and f"{horizon / 781:.2g} epochs" in text
+    more = texts[len(decays) :]
+    assert len(more) == bool(named)
+    assert all(part in more[0] for part in named)
 
 
 @given(width=st.floats(0.01, 0.27))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from training import device_loop
+from training.loop import MAX_SKIPPED, build_loop
 
 XLA = pytest.mark.parametrize("xla", [False, True], ids=["plain", "compiled"])
 
@@ -28,7 +28,7 @@ def test_update_is_done_where_all_is_finite_and_else_nothing_changes(session, in
         loss, gradient, moved = (tf.constant(values[name]) for name in ("loss", "gradient", "statistic"))
         return loss, now, [(gradient, weight)], [(statistic + moved, statistic)]
 
-    loop = device_loop.build_loop(gradients_at, update, step, xla)
+    loop = build_loop(gradients_at, update, step, xla)
     initialised()
     session.run(loop.train, {loop.until: 1})
     assert session.run([step, weight, statistic]) == [1, *([5, 7] if bad is None else [0, 0])]
@@ -45,7 +45,7 @@ class Counting:
         def gradients_at(now):
             return tf.cast(now + 1, tf.float32) / tf.where(finite[now], 1.0, 0.0), now, [], []
 
-        self.loop = device_loop.build_loop(gradients_at, lambda *_: tf.constant(True), self.step, xla)
+        self.loop = build_loop(gradients_at, lambda *_: tf.constant(True), self.step, xla)
 
     def train(self, until):
         return self.session.run(self.loop.train, {self.loop.until: until})
@@ -70,7 +70,7 @@ def test_loop_runs_up_to_a_step_and_sums_what_is_finite(session, initialised, xl
 
 @XLA
 def test_loop_ends_after_so_many_steps_in_a_row_and_one_finite_step_begins_the_count_anew(session, initialised, xla):
-    skipped = device_loop.MAX_SKIPPED
+    skipped = MAX_SKIPPED
     counting = Counting(session, [False] * (skipped - 1) + [True] + [False] * (skipped + 5), xla)
     initialised()
     progress = counting.train(2 * skipped + 5)

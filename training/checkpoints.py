@@ -7,14 +7,14 @@ A checkpoint is the truth about a run: on resumption everything that tells of la
 
 import contextlib
 import json
+import os
 import shlex
 import shutil
-import tempfile
 from pathlib import Path
 
 import tensorflow.compat.v1 as tf
 
-from training.command import UserError
+from training.command import UserError, script, shown
 from training.files import flush_to_disk, naming, sha256, write_json, write_whole
 from training.log import log
 
@@ -79,7 +79,7 @@ def put_back(path):
 
 
 def _state(checkpoint):
-    return json.loads((checkpoint / "state.json").read_text())
+    return json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
 
 
 def last_step(path):
@@ -90,7 +90,7 @@ def last_step(path):
 def damage(checkpoint):
     """What is wrong with a checkpoint, in words; None where every file is what was written."""
     try:
-        written, found = (checkpoint / SUMS).read_text(), _sums(checkpoint)
+        written, found = (checkpoint / SUMS).read_text(encoding="utf-8"), _sums(checkpoint)
     except (OSError, ValueError) as error:
         return str(error)
     if written == found:
@@ -109,9 +109,9 @@ def restore(path, saver, session):
       UserError: there is none, or it was not written by such a saver.
     """
     checkpoint = newest_whole(path)
-    with plainly_named(checkpoint) as directory:
+    with inside(checkpoint):
         try:
-            saver.restore(session, str(directory / "model"))
+            saver.restore(session, "model")
         except tf.errors.OpError:
             raise UserError(
                 f"{checkpoint} is whole, but was written with other flags or by another version of this program: look "
@@ -130,18 +130,21 @@ def read(path):
       UserError: there is none.
     """
     checkpoint = newest_whole(path)
-    with plainly_named(checkpoint) as directory:
-        reader = tf.train.load_checkpoint(str(directory / "model"))
+    with inside(checkpoint):
+        reader = tf.train.load_checkpoint("model")
         return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}, _state(checkpoint)
 
 
 @contextlib.contextmanager
-def plainly_named(directory):
-    """Another path of a directory: TensorFlow takes brackets and asterisks in a path for a pattern."""
-    with tempfile.TemporaryDirectory() as scratch:
-        link = Path(scratch) / "checkpoint"
-        link.symlink_to(directory.resolve(), target_is_directory=True)
-        yield link
+def inside(directory):
+    """Within it, the directory is the current one: TensorFlow takes brackets and asterisks in a path for a pattern."""
+    before = os.open(".", os.O_RDONLY)
+    try:
+        os.chdir(directory)
+        yield
+    finally:
+        os.fchdir(before)
+        os.close(before)
 
 
 def newest_whole(path):
@@ -161,7 +164,7 @@ def newest_whole(path):
 def unusable(path):
     """The error of a run without a checkpoint that is whole."""
     if not found(path):
-        resume = f"python train.py --resume --run_dir {shlex.quote(str(path))}"
+        resume = f"{script('train')} --resume --run_dir {shlex.quote(shown(path))}"
         return UserError(f"{path} holds no checkpoint yet: let {resume} go on first")
     return UserError(
         f"{path} holds no usable checkpoint, every one is damaged: restore {path / 'checkpoints'} from a copy, or "

@@ -1,5 +1,6 @@
 """CIFAR-10 through TFDS: downloaded, checked, read, and every failure in one sentence that names the repair."""
 
+import os
 import queue
 import shlex
 import threading
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from training.command import UserError
+from training.command import UserError, script
 
 IMAGE_SHAPE = (32, 32, 3)
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -36,13 +37,12 @@ def load(data_dir=None, sizes=None):
 
     tfds.disable_progress_bar()
     root = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
-    if data_dir and not root.is_dir():
-        raise UserError(
-            f"the data directory {data_dir} does not exist: create it (mkdir -p {shlex.quote(str(root))}) to have "
-            "CIFAR-10 downloaded there, or name one that holds it"
-        )
+    if data_dir:
+        check_directory(root)
     folder = root / "cifar10" / str(tfds.builder_cls("cifar10").VERSION)
     if not folder.exists():  # TFDS prepares beside it and renames: where it is, it once was whole
+        if data_dir and (other := prepared_elsewhere(root, folder.name)):
+            raise UserError(f"{root} is not the directory that holds cifar10/{folder.name}: say --data_dir {other}")
         _prepare(root)
     remedy = f"delete it (rm -r {shlex.quote(str(folder))}) and run the same command again to have it prepared anew"
     try:
@@ -57,6 +57,36 @@ def load(data_dir=None, sizes=None):
     except Exception as error:  # TFDS parses JSON, protocol buffers, records and PNG, each with errors of its own
         raise UserError(f"{folder} is damaged ({_first_line(error)}): {remedy}") from None
     return splits, folder
+
+
+def check_directory(root):
+    """Checks that a --data_dir is a directory.
+
+    Raises:
+      UserError: what it is, and what to name instead.
+    """
+    if root.is_symlink() and not root.exists():
+        raise UserError(
+            f"the data directory {root} is a link to {os.readlink(root)}, which does not exist: mend the link"
+        )
+    if root.is_file():
+        what = "the archive itself" if root.name == ARCHIVE else "a file"
+        raise UserError(f"{root} is {what}: name the directory it lies in, --data_dir {shlex.quote(str(root.parent))}")
+    if not root.is_dir():
+        raise UserError(
+            f"the data directory {root} does not exist: create it (mkdir -p {shlex.quote(str(root))}) to have CIFAR-10 "
+            "downloaded there, or name one that holds it"
+        )
+
+
+def prepared_elsewhere(root, version):
+    """The TFDS directory, quoted for a shell, that a person meant who named one above or below it; None if there is
+    none."""
+    below = sorted(root.glob(f"*/cifar10/{version}/dataset_info.json"))
+    for found in [root / "dataset_info.json", root / version / "dataset_info.json", *below[:1]]:
+        if found.exists() and found.parent.name == version:
+            return shlex.quote(str(found.parents[2]))
+    return None
 
 
 def _first_line(error):
@@ -93,8 +123,12 @@ def _prepare(root):
     by_hand = archive.is_file()
     offline = (
         f"fetch {ARCHIVE_URL} on a machine that can, put it into {root} and run the same command again, "
-        "or try everything without data: make demo"
+        f"or try everything without data: {script('train')} --dataset synthetic"
     )
+    if others := sorted(path.name for path in root.glob("cifar10/[0-9]*")):
+        print(f"{root / 'cifar10'} holds version {', '.join(others)}, which this TFDS does not read", flush=True)
+    if not os.access(root if root.exists() else root.parent, os.W_OK):
+        raise UserError(f"CIFAR-10 is not in {root}, which cannot be written: name another directory with --data_dir")
     if not by_hand:
         print(f"CIFAR-10 is not in {root} yet: downloading 162 MiB from {ARCHIVE_URL}", flush=True)
         _check_reachable(offline)

@@ -4,12 +4,25 @@ import contextlib
 import errno
 import importlib
 import os
+import shlex
 import signal
 import sys
 import time
 from pathlib import Path
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+ROOT = Path(__file__).parent.parent
+REMEDIES = {  # what mends a failure of the system, by its errno
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room",
+    errno.EFBIG: "make room",
+    errno.EMFILE: "let a process open more files (ulimit -n 1024)",
+    errno.ENFILE: "let the system open more files",
+    errno.ENOMEM: "free some memory, or lift the limit on it (ulimit -v unlimited)",
+    errno.EAGAIN: "let this user start more processes (ulimit -u)",
+    errno.EACCES: "get access",
+    errno.EPERM: "get access",
+    errno.EROFS: "have the file system mounted for writing",
+}
 SIGNALS = {
     signal.SIGINT: "Ctrl-C",
     signal.SIGTERM: "SIGTERM",
@@ -38,14 +51,45 @@ def run(name, parse):
 
     The import, which may be that of TensorFlow and take seconds, comes after the answer to --help or to a typo.
     """
+    mend_surroundings()
     for number in handled_signals():
         signal.signal(number, end_at_signal)
     arguments = or_exit(parse)
-    terminal = hold_native_messages()
-    main = importlib.import_module(name).main
+    terminal = or_exit(hold_native_messages)
+    main = or_exit(import_main, name, terminal)
     sys.stderr = terminal  # only now: the handlers of TensorFlow's Python log keep the stream that is held back
     or_exit(main, arguments)
     end("", 0)
+
+
+def mend_surroundings():
+    """What a process may find around itself and must not end by."""
+    for descriptor in range(3):  # one that is closed would be taken by the next file that is opened
+        with contextlib.suppress(OSError):
+            os.fstat(descriptor)
+            continue
+        os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a narrow encoding loses characters, never the command
+    os.environ["MPLBACKEND"] = "agg"  # figures are files, whatever a notebook has left here
+
+
+def import_main(name, terminal):
+    """main of module `name`; says on a terminal that this takes a moment, and says no more once it is done."""
+    if terminal.isatty():
+        print("loading ...", end="\r", file=terminal, flush=True)
+    try:
+        return importlib.import_module(name).main
+    except ModuleNotFoundError as error:
+        requirements = shlex.quote(str(ROOT / "requirements.txt"))
+        raise UserError(
+            f"the package {error.name} is not installed: {shlex.quote(sys.executable)} -m pip install -r {requirements}"
+        ) from None
+    finally:
+        if terminal.isatty():
+            print("           ", end="\r", file=terminal, flush=True)
 
 
 def or_exit(function, *args):
@@ -56,10 +100,12 @@ def or_exit(function, *args):
         sentence, status = error, error.status
     except BrokenPipeError:  # the reader of `| head` has what it wanted
         sentence, status = "", 128 + signal.SIGPIPE
+    except MemoryError:
+        sentence, status = f"memory is used up: {REMEDIES[errno.ENOMEM]}, then run the same command again", 1
     except OSError as error:  # a full disk, a missing permission
         sentence, status = f"{error.filename}: {error.strerror}" if error.filename else error, 1
-        if error.errno in FULL:
-            sentence = f"{sentence}: make room, then run the same command again"
+        if error.errno in REMEDIES:
+            sentence = f"{sentence}: {REMEDIES[error.errno]}, then run the same command again"
     end(sentence, status)
 
 
@@ -83,10 +129,31 @@ def say(sentence):
     """Says the sentence, if there is one, and that native messages need not be shown."""
     if sentence:
         with contextlib.suppress(OSError):
-            print(f"{Path(sys.argv[0]).name}: {' '.join(str(sentence).split())}", file=sys.stderr, flush=True)
+            print(f"{Path(sys.argv[0]).name}: {in_one_line(sentence)}", file=sys.stderr, flush=True)
     with contextlib.suppress(OSError):
         if sys.stderr.fileno() != 2:  # they are held back
             os.write(2, ENDED_WELL)
+
+
+def in_one_line(sentence):
+    """A sentence without the line breaks that a path or an error may have brought; its spaces stay as they are."""
+    return " ".join(str(sentence).splitlines())
+
+
+def script(name):
+    """How `<name>.py` is called from the directory that the person stands in, for a shell."""
+    try:
+        here = Path.cwd() == ROOT
+    except OSError:  # it is gone
+        here = False
+    return f"python {name}.py" if here else f"python {shlex.quote(str(ROOT / name))}.py"
+
+
+def shown(path):
+    """A path as the person would type it: relative where it lies below the directory that they stand in."""
+    with contextlib.suppress(OSError, ValueError):
+        return str(Path(path).relative_to(Path.cwd()))
+    return str(path)
 
 
 def hold_native_messages():

@@ -13,8 +13,8 @@ import tensorflow.compat.v1 as tf
 from training.command import UserError
 
 CLEARLY_FASTER = 1.1  # below that, bfloat16 is not worth its coarseness
-MEASUREMENTS = 8
-WIDEST = 192  # channels of the network's widest layers at --width 1
+TIMED_IMAGES = 8  # a batch of 64 tells the same, in eight times the time
+TIMED_SECONDS = 0.7
 
 
 class Device(NamedTuple):
@@ -57,15 +57,15 @@ def cores():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def choose_precision(precision, device, width):
+def choose_precision(precision, device, network):
     """Resolves --precision {auto,float32,bfloat16}.
 
-    What a processor lists does not tell: on one that has bfloat16 instructions it may be much slower than float32, so
-    a convolution of the network is timed in both, for a few tenths of a second.
+    What a processor lists does not tell: with bfloat16 instructions it may still be slower than in float32, above all
+    where the network is narrow. So steps of the network itself are timed in both, for about a second.
 
     Args:
       device: Device.
-      width: of the network.
+      network: as of `bfloat16_speed`.
 
     Returns:
       ("float32" or "bfloat16", the reason for the log, where it was measured).
@@ -76,34 +76,37 @@ def choose_precision(precision, device, width):
         return "float32", ""
     if device.kind == "gpu":  # what has it in hardware gains by it
         return "bfloat16", ""
-    ratio = bfloat16_speed(max(1, round(WIDEST * width)))
-    name = "bfloat16" if ratio >= CLEARLY_FASTER else "float32"
-    return name, f"bfloat16: {ratio:.2f} times float32 here"
+    ratio = bfloat16_speed(network)
+    return "bfloat16" if ratio >= CLEARLY_FASTER else "float32", f"bfloat16 {ratio:.2f}x as fast"
 
 
-def bfloat16_speed(channels):
-    """How many times faster a convolution with both its gradients is in bfloat16 than in float32, on this processor."""
+def bfloat16_speed(network):
+    """How many times as fast a forward and backward pass of a network is in bfloat16 as in float32, on this processor.
+
+    Args:
+      network: function from images [N, 32, 32, 3] float32 and the keywords of model.classifier to logits.
+    """
     with tf.Graph().as_default():
-        steps = {dtype: _convolution(channels, dtype) for dtype in (tf.float32, tf.bfloat16)}
+        images = tf.random.stateless_uniform([TIMED_IMAGES, 32, 32, 3], [0, 0], -1, 1)
+        steps = {dtype: _gradients(network, images, dtype) for dtype in ("float32", "bfloat16")}
         with session() as timed:
             timed.run(tf.global_variables_initializer())
             seconds = {dtype: [] for dtype in steps}
-            for _ in range(MEASUREMENTS):  # in turns: whatever else the machine does meets both
-                for dtype, step in steps.items():
-                    started = time.perf_counter()
+            ends = time.perf_counter() + TIMED_SECONDS
+            while len(seconds["bfloat16"]) < 3 or time.perf_counter() < ends:
+                for dtype, step in steps.items():  # in turns: whatever else the machine does meets both
+                    started = time.process_time()  # of all cores; time that others take them away does not count
                     timed.run(step)
-                    seconds[dtype].append(time.perf_counter() - started)
+                    seconds[dtype].append(time.process_time() - started)
     fastest = {dtype: min(values[1:]) for dtype, values in seconds.items()}  # the first one also prepares the kernels
-    return fastest[tf.float32] / fastest[tf.bfloat16]
+    return fastest["float32"] / fastest["bfloat16"]
 
 
-def _convolution(channels, dtype):
-    """A tensor that takes a 3x3 convolution and its gradients, over a few images of the middle of the network."""
-    x = tf.get_variable(f"x_{dtype.name}", [4, 16, 16, channels], dtype, tf.ones_initializer())
-    weights = tf.get_variable(f"weights_{dtype.name}", [3, 3, channels, channels], dtype, tf.ones_initializer())
-    y = tf.nn.conv2d(x, weights, strides=1, padding="SAME")
-    # Values that are used: the graph optimiser takes out whatever is only waited for.
-    return tf.add_n([tf.reduce_mean(gradient) for gradient in tf.gradients(y, [x, weights], grad_ys=y)])
+def _gradients(network, images, dtype):
+    """A number that takes every gradient of the network: the graph optimiser removes what is only waited for."""
+    logits = network(images, phase=True, reuse=tf.AUTO_REUSE, internal_update=[], dtype=dtype)
+    gradients = tf.gradients(tf.reduce_sum(logits**2), tf.trainable_variables())
+    return tf.add_n([tf.reduce_mean(gradient) for gradient in gradients])
 
 
 def choose_xla(xla, device):

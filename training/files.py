@@ -1,6 +1,7 @@
 """Files that are whole or not there: written beside, flushed, renamed; and their digests."""
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -38,7 +39,11 @@ def naming(path):
     except Exception as error:
         if not hasattr(error, "error_code"):  # of every tf.errors.OpError; this module does without TensorFlow
             raise
-        raise OSError(None, _reason(error), str(path)) from None
+        reason = _reason(error)
+        raise OSError(ERRNO.get(reason), reason, str(path)) from None
+
+
+ERRNO = {os.strerror(number): number for number in errno.errorcode}  # TensorFlow keeps the words alone
 
 
 def _reason(error):
@@ -64,9 +69,16 @@ def sha256(path):
 
 
 def flush_to_disk(path):
-    """Waits until a file, or the names in a directory, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Waits until a file, or the names in a directory, are on the disk.
+
+    CIFS, FUSE, VirtualBox and WSL mounts cannot do it for a directory, and say so in one of several ways.
+    """
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if not path.is_dir() or error.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT):
+            raise

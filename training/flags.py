@@ -4,15 +4,15 @@ Without TensorFlow: `--help` and a typo are answered at once. What all command l
 """
 
 import argparse
+import difflib
 import json
 import math
 import os
 import re
 import shlex
-import time
 from pathlib import Path
 
-from training.command import UserError
+from training.command import UserError, in_one_line, script
 
 # What may differ between a run and its resumption; every other flag shapes the numbers of the steps done before.
 MAY_CHANGE = {
@@ -49,10 +49,20 @@ def number(convert, low, high=math.inf, *, above=False):
     return parse
 
 
-count = number(int, 1, 2**31)
+count = number(int, 1, 10**9)
 
 
-class Formatter(argparse.ArgumentDefaultsHelpFormatter):
+EXAMPLES = """
+examples:
+  python train.py                                       the guide: CIFAR-10, 20 epochs, decay 0.998
+  python train.py --ema_start warmup --ema_batch_stats recomputed       what is recommended
+  python train.py --dataset synthetic --width 0.25 --epochs 6           without a download
+  python train.py --ema_decay 0.998 0.99 0.9995 --ema_start unbiased    several averages in one run
+  python train.py --resume --run_dir RUN --epochs 30                    10 epochs more
+"""
+
+
+class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Shows every default but those that say nothing."""
 
     def _get_help_string(self, action):
@@ -67,8 +77,11 @@ class Parser(argparse.ArgumentParser):
     """Answers a mistake with one line, not with the usage of thirty flags."""
 
     def error(self, message):
-        message = " ".join(message.split())  # what was typed may hold line breaks
-        self.exit(2, f"{self.prog}: {message} (every flag: python {self.prog} --help)\n")
+        unknown = re.search(r"unrecognized arguments: (--[^\s=]+)", message)
+        near = difflib.get_close_matches(unknown[1], self._option_string_actions, 1) if unknown else []
+        hint = f"did you mean {near[0]}? " if near else ""
+        help = f"{script(self.prog.partition('.')[0])}{self.prog.partition('.py')[2]} --help"
+        self.exit(2, f"{Path(self.prog).name}: {in_one_line(message)} ({hint}every flag: {help})\n")
 
 
 def build_parser():
@@ -77,6 +90,7 @@ def build_parser():
         description="Train a CIFAR-10 classifier and compare its raw weights with their exponential moving average.",
         formatter_class=Formatter,
         allow_abbrev=False,
+        epilog=EXAMPLES,
     )
     _add_data(parser.add_argument_group("data"))
     _add_model(parser.add_argument_group("model"))
@@ -175,7 +189,12 @@ def _add_system(group):
         type=path,
         help="where everything is written (default: runs/<date>-<time>)",
     )
-    add("--resume", action="store_true", help="continuation of the run in --run_dir, with its own flags")
+    add(
+        "--resume",
+        action="store_true",
+        help="continuation of the run in --run_dir, with its own flags; "
+        "those may change: " + ", ".join(sorted(MAY_CHANGE - {"run_dir", "resume"})),
+    )
     add("--eval_every", metavar="EPOCHS", type=count, default=1, help="epochs between evaluations")
     add(
         "--checkpoint_every",
@@ -219,7 +238,11 @@ def width(text):
 
 def path(text):
     """An absolute path: a run is resumed, and its data found again, from any directory."""
-    return os.path.abspath(os.path.expanduser(text))
+    try:
+        text.encode()  # not with a byte that is no UTF-8: TensorFlow could not write there
+        return os.path.abspath(os.path.expanduser(text))
+    except (ValueError, OSError):  # the latter where the current directory is gone
+        raise argparse.ArgumentTypeError(f"{os.fsencode(text)} is no path in UTF-8 that can be reached") from None
 
 
 def as_argv(values):
@@ -242,7 +265,7 @@ def parse(argv=None):
     """Parses the command line of train.py; with --resume the flags of the run's config.json are the defaults.
 
     Returns:
-      argparse.Namespace, as typed, but for paths, which are absolute, and `run_dir`, which is filled in.
+      argparse.Namespace, as typed, but for paths, which are absolute.
 
     Raises:
       UserError: the run to resume has no readable config.json, or was made with other flags.
@@ -260,8 +283,13 @@ def parse(argv=None):
             parser.set_defaults(devices=None)
             flags = parser.parse_args(argv)
         check_unchanged(flags, saved)
-    elif not flags.run_dir:
-        flags.run_dir = path(time.strftime("runs/%Y%m%d-%H%M%S"))
+        if flags.data_dir and flags.data_dir == saved.data_dir and not os.path.isdir(flags.data_dir):
+            raise UserError(
+                f"the data directory {flags.data_dir}, which {flags.run_dir}/config.json names, is not there: say "
+                "where the data are with --data_dir"
+            )
+    elif flags.strategy == "multiworker" and not flags.run_dir:
+        parser.error("--strategy multiworker needs --run_dir: one directory that every worker sees")
     for name in ("ema_decay", "ema_batch_stats", "ema_power"):
         values = getattr(flags, name) or []
         if len(set(values)) < len(values):
@@ -297,7 +325,7 @@ def load_config(run_dir):
         return config
     except OSError:
         raise UserError(
-            f"{run_dir} holds no run (no readable config.json): start one with python train.py --run_dir "
+            f"{run_dir} holds no run (no readable config.json): start one with {script('train')} --run_dir "
             f"{shlex.quote(str(run_dir))}"
         ) from None
     except (ValueError, RecursionError) as error:

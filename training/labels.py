@@ -2,6 +2,13 @@
 
 from typing import NamedTuple
 
+# Batch statistics, in texts for people.
+STATISTICS = {
+    "raw": "raw network's statistics",
+    "averaged": "averaged statistics",
+    "recomputed": "recomputed statistics",
+}
+
 
 class Label(NamedTuple):
     """One test classifier. Its text is what tables, files and checkpoints say:
@@ -37,6 +44,12 @@ class Label(NamedTuple):
         raise ValueError(f"{text!r} is not the label of a classifier")
 
     @property
+    def words(self):
+        """Its name in texts for people."""
+        weights = f"EMA {self.decay}" if self.weights == "ema" else "raw weights"
+        return weights if self == RAW else f"{weights}, {STATISTICS[self.statistics]}"
+
+    @property
     def recomputed(self):
         """Whether the batch statistics are its own, recomputed before every evaluation."""
         return self.statistics == "recomputed"
@@ -59,3 +72,27 @@ class Label(NamedTuple):
 
 RAW = Label("raw")
 RAW_RECOMPUTED = Label("raw", None, "recomputed")
+
+
+def primary(labels):
+    """The first of the texts of labels that is of averaged weights; None where there is none."""
+    return next((label for label in labels if label.startswith("ema/")), None)
+
+
+def baseline_of(label, labels):
+    """The text of the label that `label` is compared with, out of those that were evaluated.
+
+    Args:
+      label: text of a label.
+      labels: texts of all that there are, "raw" among them.
+
+    Returns:
+      The fair baseline; "raw" where that was not evaluated; None for "raw" itself.
+
+    Raises:
+      ValueError: `label` is the text of no label.
+    """
+    fair = Label.parse(label).baseline
+    if fair is None:
+        return None
+    return str(fair) if str(fair) in labels else str(RAW)

@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import logging
 import math
+import shlex
 import sys
 import textwrap
 import time
@@ -11,11 +12,15 @@ import time
 import tqdm
 import tqdm.contrib.logging
 
-from training.labels import Label
+from training.command import script, shown
+from training.labels import RAW, Label
 
-WIDTH = 120
+NARROW = 80  # columns; what a default run says is no wider
+WIDTH = 120  # nothing is wider
 SECONDS = 60  # between two lines of progress
-MAX_COLUMNS = 4  # classifiers in a line; more are shown as a grid
+COSTLY = 0.2  # of the training time: what an evaluation may take before the log says how to have fewer
+STATISTICS = {"raw": "raw network's", "averaged": "averaged", "recomputed": "recomputed"}
+SHORT = STATISTICS | {"raw": "raw net's"}
 
 log = logging.getLogger("train")
 
@@ -29,23 +34,29 @@ def send_log_to(path):
     log.handlers[:] = handlers
 
 
+def field(name, text):
+    """`text` behind its name, in lines of at most NARROW columns; words, and so paths, stay whole."""
+    indent = {"initial_indent": f"{name:<11}", "subsequent_indent": " " * 11}
+    return textwrap.fill(text, NARROW, **indent, break_long_words=False, break_on_hyphens=False)
+
+
 def preamble(settings, source, graph, where):
     """The lines before the first step; `where` is the run directory, and from which step on."""
     count = parameters(graph.var_class)
     reason = f"; {settings.precision_reason}" if settings.precision_reason else ""
     lines = [
-        f"device     {settings.device.description}",
-        f"precision  {settings.precision} convolutions, float32 variables{reason}",
-        *f"data       {source}".replace("; ", f"\n{'':11}").splitlines(),
-        f"network    {count:,} trainable parameters, width {settings.width:g}, dropout {settings.dropout:g}",
-        f"training   {settings.epochs} epochs of {settings.epoch_steps} steps of {settings.batch_size} images",
-        *graph.averages.describe(settings.total_steps, settings.epoch_steps),
+        field("device", settings.device.description),
+        field("precision", f"{settings.precision} convolutions, float32 variables{reason}"),
+        *(field("" if number else "data", part) for number, part in enumerate(source.split("; "))),
+        field("network", f"{count:,} parameters, width {settings.width:g}, dropout {settings.dropout:g}"),
+        field("training", f"{settings.epochs} epochs of {settings.epoch_steps} steps of {settings.batch_size} images"),
+        *(field("average", line) for line in graph.averages.describe(settings.total_steps, settings.epoch_steps)),
     ]
     if snapshots := settings.epochs * settings.snapshots:
         size = 4 * count * len(settings.ema_power) * snapshots
-        lines.append(f"snapshots  {snapshots} in all, {size / 1e6:,.0f} MB on the disk at the end")
-    lines.append(f"run        {where}")
-    return lines if as_grid(settings.labels) else [*lines, header(settings.labels)]
+        lines.append(field("snapshots", f"{snapshots} in all, {size / 1e6:,.0f} MB on the disk at the end"))
+    lines.append(field("run", where))
+    return lines if as_grid(settings.labels) else [*lines, *header(settings.labels)]
 
 
 def parameters(variables):
@@ -65,19 +76,20 @@ class Progress:
       settings: training.settings.Settings.
       step: the number of steps done before.
       shown: whether there is a bar on a terminal.
+      clock, say: functions that give the time in seconds, and take a line.
     """
 
-    def __init__(self, settings, step, shown=True):
-        self.settings, self.step = settings, step
-        self.batch_size = settings.batch_size
+    def __init__(self, settings, step, shown=True, clock=time.monotonic, say=log.info):
+        self.settings, self.step, self.clock, self.say = settings, step, clock, say
         self.bar = tqdm.tqdm(
-            total=settings.total_steps * self.batch_size,
-            initial=step * self.batch_size,
+            total=settings.total_steps * settings.batch_size,
+            initial=step * settings.batch_size,
             unit=" images",
             unit_scale=True,
+            dynamic_ncols=True,
             disable=not (shown and sys.stderr.isatty()),
         )
-        self.started, self.first_step = time.monotonic(), step
+        self.started, self.first_step = clock(), step
         self.said_at, self.losses, self.steps = self.started, 0.0, 0  # since the last line
 
     def __enter__(self):
@@ -96,20 +108,30 @@ class Progress:
         if math.isfinite(loss):  # it is not where no step was
             self.losses, self.steps = self.losses + steps * loss, self.steps + steps
         with contextlib.suppress(OSError):  # a terminal that was closed must not end the run before it is saved
+            self.bar.set_description("training", refresh=False)
             self.bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
-            self.bar.update(steps * self.batch_size)
-        if self.bar.disable and time.monotonic() - self.said_at >= SECONDS:
-            log.info(self.line())
-            self.said_at, self.losses, self.steps = time.monotonic(), 0.0, 0
+            self.bar.update(steps * self.settings.batch_size)
+        self.say_once_a_minute(self.line)
+
+    def evaluating(self, number, count):
+        """Classifier `number` of `count` is being evaluated."""
+        with contextlib.suppress(OSError):
+            self.bar.set_description(f"evaluating {number} of {count}")
+        self.say_once_a_minute(lambda: f"step {self.step}: evaluating {number} of {count}")
+
+    def say_once_a_minute(self, line):
+        if self.bar.disable and self.clock() - self.said_at >= SECONDS:
+            self.say(line())
+            self.said_at, self.losses, self.steps = self.clock(), 0.0, 0
 
     def line(self):
-        pace = (self.step - self.first_step) / (time.monotonic() - self.started)  # steps a second, evaluations included
+        pace = (self.step - self.first_step) / (self.clock() - self.started)  # steps a second, evaluations included
         left = datetime.timedelta(seconds=round((self.settings.total_steps - self.step) / pace))
         loss = self.losses / self.steps if self.steps else math.nan
         epoch = math.ceil(self.step / self.settings.epoch_steps)  # of the last step done
         return (
             f"epoch {epoch}, step {self.step} of {self.settings.total_steps}: "
-            f"loss {loss:.4f}, {pace * self.batch_size:.1f} images/s, {left} left"
+            f"loss {loss:.4f}, {pace * self.settings.batch_size:.1f} images/s, {left} left"
         )
 
 
@@ -119,49 +141,99 @@ class Progress:
 
 def as_grid(labels):
     """Whether so many classifiers are shown as a grid and not side by side in a line."""
-    return len(labels) > MAX_COLUMNS or len(header(labels)) > WIDTH
+    return max(map(len, header(labels))) > NARROW
+
+
+def weights_of(label):
+    return f"EMA {label.decay}" if label.weights == "ema" else "raw"
 
 
 def header(labels):
-    columns = "".join(f"  {label!s:>8}" for label in labels)
-    return f"epoch    step  train loss  train acc{columns}     gain  images/s   seconds"
+    """The lines above the evaluations: weights, and above those their batch statistics where they differ."""
+    columns = "".join(f" {weights_of(label):>{width_of(label)}}" for label in labels)
+    names = f"epoch    step   loss   train{columns}    gain  images/s"
+    if all(label.statistics == "raw" for label in labels):
+        return [f"{names}  seconds"]
+    statistics = "".join(f" {SHORT[label.statistics]:>{width_of(label)}}" for label in labels)
+    return [f"{'batch statistics:':>28}{statistics}", names]
+
+
+def width_of(label):
+    """Of a column: what stands above its numbers, or these."""
+    return max(7, len(weights_of(label)), len(SHORT[label.statistics]))
+
+
+def points(accuracy, less=0.0):
+    """An accuracy, or by how much it is higher than another, in percent, from figures rounded as they are shown."""
+    return round(100 * accuracy, 2) - round(100 * less, 2)
 
 
 def evaluation(row, primary):
     """Lines of the log for one evaluation; the gain is the primary EMA's over its baseline."""
-    accuracy = row["classifiers"]
-    gain = 100 * (accuracy[str(primary)] - accuracy[str(primary.baseline)])
+    accuracy = {Label.parse(text): value for text, value in row["classifiers"].items()}
+    gain = points(accuracy[primary], accuracy[primary.baseline])
     if as_grid(accuracy):
         return [
-            f"epoch {row['epoch']}, step {row['step']}: train loss {row['train_loss']:.4f}, train acc "
-            f"{100 * row['train_accuracy']:.2f}%, {primary} {gain:+.2f} over {primary.baseline}, "
-            f"{row['images_per_second']:.1f} images/s, {row['seconds']:.1f} s",
+            f"epoch {row['epoch']}, step {row['step']}: loss {row['train_loss']:.4f}, train acc "
+            f"{100 * row['train_accuracy']:.2f}%, {row['images_per_second']:.1f} images/s, {row['seconds']:.1f} s",
             *grid(accuracy),
+            f"    gain of {primary.words}: {gain:+.2f}",
         ]
-    columns = "".join(f"  {100 * value:>{max(len(label), 8) - 1}.2f}%" for label, value in accuracy.items())
-    return [
-        f"{row['epoch']:5d} {row['step']:7d} {row['train_loss']:11.4f} {100 * row['train_accuracy']:9.2f}%{columns}"
-        f" {gain:+8.2f} {row['images_per_second']:9.1f} {row['seconds']:9.1f}"
-    ]
+    columns = "".join(f" {points(value):>{width_of(label) - 1}.2f}%" for label, value in accuracy.items())
+    line = (
+        f"{row['epoch']:5d} {row['step']:7d} {row['train_loss']:6.4f} {100 * row['train_accuracy']:6.2f}%{columns}"
+        f" {gain:+7.2f} {row['images_per_second']:9.1f}"
+    )
+    return [line if len(header(accuracy)) > 1 else f"{line} {row['seconds']:8.1f}"]
 
 
 def grid(accuracy):
     """Accuracies in %, weights down and batch statistics across.
 
     Args:
-      accuracy: label, as text, to accuracy.
+      accuracy: Label to accuracy.
     """
-    labels = {Label.parse(text): value for text, value in accuracy.items()}
-    statistics = list(dict.fromkeys(label.statistics for label in labels))
-    rows = list(dict.fromkeys((label.weights, label.decay) for label in labels))
-    names = [weights if decay is None else f"{weights}/{decay}" for weights, decay in rows]
-    width = max(map(len, names))
-    lines = [" " * (width + 4) + "".join(f"{name:>12}" for name in statistics)]
-    for name, key in zip(names, rows, strict=True):
-        values = (labels.get(Label(*key, policy)) for policy in statistics)
-        cells = (f"{'-':>12}" if value is None else f"{100 * value:11.2f}%" for value in values)
-        lines.append(f"    {name:<{width}}{''.join(cells)}")
+    statistics = list(dict.fromkeys(label.statistics for label in accuracy))
+    rows = list(dict.fromkeys((label.weights, label.decay) for label in accuracy))
+    corner = "batch statistics:"
+    lines = [f"    {corner}" + "".join(f"{STATISTICS[policy]:>16}" for policy in statistics)]
+    for weights, decay in rows:
+        values = (accuracy.get(Label(weights, decay, policy)) for policy in statistics)
+        cells = (f"{'-':>16}" if value is None else f"{points(value):15.2f}%" for value in values)
+        lines.append(f"    {weights_of(Label(weights, decay)):<{len(corner)}}{''.join(cells)}")
     return lines
+
+
+def why_behind(primary, initial_share):
+    """Why an average may be behind its baseline, and which flag mends it: one sentence, wrapped.
+
+    Args:
+      primary: its Label.
+      initial_share: the share of the initial weights in it now.
+    """
+    reasons = []
+    if initial_share >= 0.01:
+        reasons.append(f"{initial_share:.0%} of it is still the initial weights (--ema_start warmup mends that)")
+    if primary.statistics == "raw":
+        reasons.append("its batch statistics are the raw network's (--ema_batch_stats recomputed)")
+    reasons = reasons or ["it lags behind weights that still learn fast (a smaller --ema_decay lags less)"]
+    text = f"{weights_of(primary)} is behind: {', and '.join(reasons)}"
+    return textwrap.fill(text, NARROW, subsequent_indent="    ", break_on_hyphens=False)
+
+
+def cost(evaluation_seconds, training_seconds, epochs):
+    """What an evaluation costs and how to have fewer; None where it costs little.
+
+    Args:
+      evaluation_seconds, training_seconds: of the evaluation, and of the training since the one before.
+      epochs: between two evaluations.
+    """
+    share = evaluation_seconds / training_seconds
+    if share <= COSTLY:
+        return None
+    fewer = math.ceil(epochs * share / COSTLY)
+    took = f"an evaluation took {evaluation_seconds:.1f} s, {share:.0%} of the training time"
+    return f"{took}: --eval_every {fewer} has fewer"
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -170,17 +242,17 @@ def grid(accuracy):
 
 def ending(summary, primary, path):
     """The last lines of the log."""
-    accuracy, lines = summary["classifiers"], []
-    if len(accuracy) > 2:
-        lines = split_gains(accuracy)
-        costs = ", ".join(f"{label} {seconds:.1f}" for label, seconds in summary["evaluation_seconds"].items())
-        lines += textwrap.wrap(f"seconds per evaluation: {costs}", WIDTH, subsequent_indent="    ")
-    compared = dict.fromkeys(["raw", str(primary.baseline), str(primary)])
-    shown = ", ".join(f"{label} {100 * accuracy[label]:.2f}%" for label in compared)
+    accuracy = {Label.parse(text): value for text, value in summary["classifiers"].items()}
+    lines = split_gains(summary["classifiers"]) if len(accuracy) > 2 else []
+    statistics = "" if primary.baseline == RAW else f", {primary.statistics} statistics"
+    raw, ema = points(accuracy[primary.baseline]), points(accuracy[primary])
+    where = shlex.quote(shown(path))
     return [
         *lines,
-        f"done: {shown}, gain {100 * summary['gain']:+.2f} over {summary['baseline']} after {summary['epoch']} epochs; "
-        f"everything is in {path}",
+        f"curves:  {shown(path / 'curves.png')}",
+        f"compare: {script('evaluate')} table --run_dir {where}",
+        f"export:  {script('evaluate')} export --run_dir {where} --output model",
+        f"done: raw {raw:.2f}%, {weights_of(primary)} {ema:.2f}% ({ema - raw:+.2f}){statistics}, all in {shown(path)}",
     ]
 
 
@@ -197,13 +269,13 @@ def split_gains(accuracy):
     for text, value in accuracy.items():
         label = Label.parse(text)
         recomputed = label.statistics == "recomputed"
-        reference = str(label.baseline if recomputed else label._replace(statistics="raw"))
-        if label.weights != "ema" or label.statistics == "raw" or reference not in accuracy:
+        reference = label.baseline if recomputed else label._replace(statistics="raw")
+        if label.weights != "ema" or label.statistics == "raw" or str(reference) not in accuracy:
             continue
-        whole, step = 100 * (value - accuracy["raw"]), 100 * (value - accuracy[reference])
+        whole, step = points(value, accuracy["raw"]), points(value, accuracy[str(reference)])
         weights, stats = (step, whole - step) if recomputed else (whole - step, step)
         lines.append(
-            f"{text} over raw: {whole:+.2f} points = {weights:+.2f} weights {stats:+.2f} batch statistics, "
-            f"by way of {reference}"
+            f"{weights_of(label)}, {STATISTICS[label.statistics]}: {whole:+.2f} over raw = {weights:+.2f} weights "
+            f"{stats:+.2f} batch statistics"
         )
     return lines

@@ -46,11 +46,11 @@ def choose(flags):
     devices = _local_devices(flags, chosen, task)
     count = len(devices) * (len(task.workers) if task else 1)
     if flags.batch_size % count:
-        raise UserError(
-            f"--batch_size {flags.batch_size} cannot be split over {count} replicas: ask for "
-            f"{max(1, round(flags.batch_size / count)) * count}",
-            2,
-        )
+        fitting = max(n for n in range(1, count) if flags.batch_size % n == 0)  # a resumed run keeps its batches
+        remedy = f"train on {fitting}" if flags.resume else f"ask for {max(1, round(flags.batch_size / count)) * count}"
+        if flags.resume and not task:
+            remedy += f" (--devices {fitting})"
+        raise UserError(f"--batch_size {flags.batch_size} cannot be split over {count} replicas: {remedy}", 2)
     if count == 1:
         return OneDevice(chosen)
     if flags.xla == "on":
@@ -132,6 +132,7 @@ class Workers(OneDevice):
         alike = chosen._replace(has_bfloat16=chosen.has_bfloat16 and chosen.kind == "gpu")
         self.device = _described(alike, f"{self.replicas} replicas on {', '.join(devices)} of {where}")
         self.chief = task.chief
+        workers.go_past_proxies(task)
         self.strategy = tf.distribute.experimental.MultiWorkerMirroredStrategy()
         try:
             self.server = tf.train.Server(task.cluster, task.job, task.index, config=self._config())

@@ -12,13 +12,16 @@ tensorboard/     a directory for each classifier, all on one chart
 """
 
 import argparse
+import atexit
 import contextlib
 import fcntl
+import itertools
 import os
 import platform
 import shlex
 import socket
 import subprocess
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +29,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from training import checkpoints
-from training.command import UserError
+from training.command import REMEDIES, ROOT, UserError, script, shown
 from training.files import write_arrays, write_json
 from training.flags import load_config, load_flags, load_precision
 from training.log import log, send_log_to
@@ -56,7 +59,7 @@ class RunDirectory:
 
     def __init__(self, flags, chief=True):
         self.flags, self.chief = flags, chief
-        self.path, self.resume = Path(flags.run_dir), flags.resume
+        self.path, self.resume = Path(flags.run_dir) if flags.run_dir else take_directory(), flags.resume
         if chief or self.resume:
             self.check()
 
@@ -111,11 +114,11 @@ class RunDirectory:
             `history` those of every process that has trained the run, each from which step on.
           step: at which this process begins.
         """
-        made_with = {"versions": versions(), "git_commit": git_commit()}
+        made_with = {"versions": versions()} | source_version()
         history = []
         if self.resume:
             before = load_config(self.path)
-            first = {name: before.get(name) for name in ("device", "versions", "git_commit")}
+            first = {name: before.get(name) for name in ("device", *made_with)}
             history = before.get("history") or [{"step": 0} | first]
         history = [*history, {"step": step, "device": resolved["device"]} | made_with]
         config = {"flags": vars(self.flags)} | resolved | made_with | {"history": history}
@@ -144,8 +147,27 @@ class RunDirectory:
         return resume_command(self.path)
 
 
+def take_directory():
+    """A new directory that is named after the time; it goes again if nothing is written into it."""
+    name = path = Path(time.strftime("runs/%Y%m%d-%H%M%S")).absolute()
+    for number in itertools.count(2):
+        try:
+            with _writing(path):
+                path.mkdir(parents=True)
+        except FileExistsError:
+            path = name.with_name(f"{name.name}-{number}")
+            continue
+        atexit.register(remove_if_empty, path)
+        return path
+
+
+def remove_if_empty(path):
+    with contextlib.suppress(OSError):
+        path.rmdir()
+
+
 def resume_command(path):
-    return f"python train.py --resume --run_dir {shlex.quote(str(path))}"
+    return f"{script('train')} --resume --run_dir {shlex.quote(shown(path))}"
 
 
 def _check_resumable(path):
@@ -166,10 +188,11 @@ def _writing(path):
     """Turns a failure to write into the directory `path` into one sentence."""
     try:
         yield
+    except FileExistsError:
+        raise
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be written ({error.strerror}): make room or get access, or choose another --run_dir"
-        ) from None
+        remedy = f"{REMEDIES[error.errno]}, or choose" if error.errno in REMEDIES else "choose"
+        raise UserError(f"{path} cannot be written ({error.strerror}): {remedy} another --run_dir") from None
 
 
 def _lock(path):
@@ -179,7 +202,7 @@ def _lock(path):
     """
     if path.resolve() in locks:
         return
-    file = (path / ".lock").open("a+")
+    file = (path / ".lock").open("a+", encoding="utf-8")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -200,10 +223,19 @@ def versions():
     return {"python": platform.python_version(), "tensorflow": tf.__version__, "numpy": np.__version__}
 
 
-def git_commit():
-    """The commit of this source tree, or None outside a git checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+def source_version():
+    """The commit of this source tree and whether files of it were changed since; None for both where it is in no
+    repository of its own."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # of another repository
+
+    def git(*arguments):
+        command = ["git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=clean).stdout.strip()
+
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
+        top, commit = git("rev-parse", "--show-toplevel", "HEAD").splitlines()
+        if not os.path.samefile(top, ROOT):  # the sources lie in a repository of something else
+            return {"git_commit": None, "git_changed": None}
+        return {"git_commit": commit, "git_changed": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, ValueError, subprocess.CalledProcessError):
+        return {"git_commit": None, "git_changed": None}

@@ -36,7 +36,7 @@ class Settings(argparse.Namespace):
         return chosen | {"device": self.device.description}
 
 
-def resolve(flags, place, begun, train_size):
+def resolve(flags, place, begun, train_size, network=None):
     """The Settings of a run.
 
     Args:
@@ -44,6 +44,7 @@ def resolve(flags, place, begun, train_size):
       place: training.places.OneDevice or another.
       begun: training.run_directory.Begun of the run that is continued; None for a new one.
       train_size: number of images that are trained on.
+      network: the classifier of this width, which `auto` times in both precisions.
 
     Raises:
       UserError: flags that do not go together, or not with so few images, or not with what was trained before.
@@ -57,7 +58,7 @@ def resolve(flags, place, begun, train_size):
         check_continued(flags, begun, epoch_steps)
         precision, reason = begun.precision, ""
     else:
-        precision, reason = choose_precision(flags.precision, place.device, flags.width)
+        precision, reason = choose_precision(flags.precision, place.device, network)
     resolved = {
         "device": place.device,
         "precision": precision,

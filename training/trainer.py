@@ -6,9 +6,9 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from training import checkpoints
-from training.command import SIGNALS, UserError
+from training.command import REMEDIES, SIGNALS, UserError, shown
 from training.files import write_arrays, write_json
-from training.log import Progress, ending, evaluation, log, parameters, preamble
+from training.log import Progress, cost, ending, evaluation, log, parameters, preamble, why_behind
 from training.loop import MAX_SKIPPED
 from training.records import Records, draw_curves
 from training.replicas import Saver
@@ -53,9 +53,10 @@ class Trainer:
             self.run()
             self.finish()
         except OSError as error:
+            remedy = f"{REMEDIES[error.errno]}, then continue" if error.errno in REMEDIES else "continue"
             raise UserError(
-                f"{error.filename or self.directory.path} could not be written ({error.strerror}): make room, then "
-                f"continue with: {self.directory.resume_command}"
+                f"{error.filename or self.directory.path} could not be written ({error.strerror or error}): {remedy} "
+                f"with: {self.directory.resume_command}"
             ) from None
 
     def begin(self):
@@ -65,16 +66,16 @@ class Trainer:
     def run(self):
         settings = self.settings
         resumed = f", resumed at step {self.step}" if self.directory.resume else ""
-        for line in preamble(settings, self.dataset.source, self.graph, f"{self.directory.path}{resumed}"):
+        for line in preamble(settings, self.dataset.source, self.graph, f"{shown(self.directory.path)}{resumed}"):
             log.info(line)
         with Progress(settings, self.step, self.shows_progress) as progress:
             self.session.run(self.graph.shuffle)
             while True:
                 if self.evaluation_is_due():
-                    row = self.evaluate()
+                    row = self.evaluate(progress)
                     self.save(row)  # first of all: metrics.jsonl never tells more than the checkpoints
                     self.records.append(row)
-                    for line in evaluation(row, settings.primary):
+                    for line in [*evaluation(row, settings.primary), *self.advice()]:
                         log.info(line)
                 elif self.checkpoint_is_due():
                     self.save()
@@ -134,7 +135,22 @@ class Trainer:
         }
         return self.session.run(shadows | {"updates": self.graph.averages.updates})
 
-    def evaluate(self):
+    def advice(self):
+        """Lines for the log after the first evaluation, and after the first that finds the average behind."""
+        settings, rows = self.settings, self.records.rows
+        primary, baseline = str(settings.primary), str(settings.primary.baseline)
+        behind = [row["classifiers"][primary] < row["classifiers"][baseline] for row in rows]
+        lines = []
+        if behind[-1] and behind.count(True) == 1:
+            lines.append(
+                why_behind(settings.primary, self.graph.averages.initial_share(settings.primary.decay, self.step))
+            )
+        if len(rows) == 1 and self.step < settings.total_steps:
+            seconds = sum(rows[0]["evaluation_seconds"].values())
+            lines += filter(None, [cost(seconds, self.training_seconds, settings.eval_every)])
+        return lines
+
+    def evaluate(self, progress):
         """One row of metrics.jsonl: training since the last evaluation, and every classifier on every whole set."""
         totals = self.session.run(self.graph.loop.totals)
         steps = self.step - self.interval_start
@@ -142,7 +158,8 @@ class Trainer:
         if not counted:
             self.stop_diverged(f"in any of the {steps} steps since the last evaluation")
         accuracy, seconds = {name: {} for name in self.dataset.evaluated}, {}
-        for label in self.graph.tested:
+        for number, label in enumerate(self.graph.tested, 1):
+            progress.evaluating(number, len(self.graph.tested))
             if self.stop.signal:  # the evaluation is done again on resumption, bit for bit
                 self.stop_early()
             started = time.monotonic()

@@ -93,6 +93,12 @@ def _malformed(reason):
     return UserError(f"TF_CONFIG is malformed ({reason}); it has to be like TF_CONFIG='{EXAMPLE}'", 2)
 
 
+def go_past_proxies(task):
+    """Has gRPC ask no proxy for the other workers: it obeys http_proxy even for addresses of this machine."""
+    hosts = [address.rpartition(":")[0].strip("[]") for _, address in task.workers]
+    os.environ["no_grpc_proxy"] = ",".join(hosts)  # noqa: SIM112 - gRPC reads it by this name
+
+
 def answers(address, seconds=ANSWER):
     """Whether a gRPC server answers at "host:port"; a process that is stopped or hangs does not."""
     host, _, port = address.rpartition(":")
@@ -116,7 +122,11 @@ def wait_for(workers, seconds=START):
     """
     until = time.monotonic() + seconds
     for name, address in workers:
+        said = False
         while not answers(address, seconds=min(ANSWER, max(PAUSE, until - time.monotonic()))):
+            if not said:
+                print(f"waiting for {name} at {address}, {seconds} seconds at most", flush=True)
+                said = True
             if time.monotonic() > until:
                 raise UserError(
                     f"{name} of TF_CONFIG cannot be reached at {address} within {seconds} seconds: start it there, "

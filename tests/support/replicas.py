@@ -6,9 +6,10 @@ FILE is an .npz of what the run came to in this process:
 
     losses              of the session.runs up to each step of UNTIL, their means
     <variable>@<copy>   after the last of them, every copy that this process holds
-    spoilt/...          the same after one more step, whose loss is NaN on the last replica alone
+    before/...          the same when a weight of the last replica alone has become NaN
+    spoilt/...          and after one more step, which is not finite there
     skipped             how many steps were skipped then
-    logits/<label>      on the test images, after that
+    logits/<label>      on the test images, before that
 """
 
 import sys
@@ -18,7 +19,7 @@ import tensorflow.compat.v1 as tf
 
 import train
 from support.tiny import EPOCH_STEPS, dataset
-from training import config, parallel, settings, strategy
+from training import flags, places, settings
 
 UNTIL = (1, 2, 3, 4, 8, 12, 16, 18, 20)  # the first steps one by one, the others in one session.run
 FLAGS = ["--dataset", "synthetic", "--width", "0.05", "--device", "cpu", "--precision", "float32", "--batch_size", "16"]
@@ -26,19 +27,10 @@ FLAGS += ["--seed", "3", "--dropout", "0", "--ema_decay", "0.9", "--ema_batch_st
 
 
 def main(argv, file):
-    flags = config.parse([*FLAGS, *argv])
-    place = parallel.choose(flags)
-    cross_entropy = train.cross_entropy
-
-    def spoilt(*args):
-        """The loss; NaN on the last replica in the step after those that are compared."""
-        replica, replicas = strategy.this_replica()
-        bad = tf.equal(tf.train.get_global_step().read_value(), UNTIL[-1]) & (replica == replicas - 1)
-        return cross_entropy(*args) + tf.where(bad, np.nan, 0.0)
-
-    train.cross_entropy = spoilt
+    parsed = flags.parse([*FLAGS, *argv])
+    place = places.choose(parsed)
     with tf.Graph().as_default(), place.scope():
-        graph = train.build(settings.resolve(flags, place.device, len(dataset().train.labels), replicas=2), dataset())
+        graph = train.build(settings.resolve(parsed, place, None, len(dataset().train.labels)), dataset())
         copies = {
             f"{variable.op.name}@{index}": copy
             for variable in tf.global_variables()
@@ -53,12 +45,17 @@ def main(argv, file):
                 found["losses"].append(session.run(graph.loop.train, {graph.loop.until: until}).loss)
                 before = until
             found |= session.run(copies)
+            for label, tested in graph.tested.items():
+                found[f"logits/{label}"] = session.run(tested.logits["test"])
+            last = list(copies)[-1].partition("@")[2]
+            if last == "1" or not place.chief:  # of workers each has one copy
+                beta = copies[f"class/dense/beta@{last}"]
+                beta.load(np.full(beta.shape, np.nan), session)
+            found |= {f"before/{name}": value for name, value in session.run(copies).items()}
             session.run([graph.shuffle, graph.loop.reset])
             session.run(graph.loop.train, {graph.loop.until: UNTIL[-1] + 1})
             found |= {f"spoilt/{name}": value for name, value in session.run(copies).items()}
             found["skipped"] = session.run(graph.loop.totals.skipped)
-            for label, tested in graph.tested.items():
-                found[f"logits/{label}"] = session.run(tested.logits["test"])
     np.savez(file, **found)
 
 

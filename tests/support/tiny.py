@@ -1,14 +1,12 @@
 """A tiny run in this process, stepped one by one: what the tests of averages and of training look into."""
 
-import dataclasses
-
 import numpy as np
 import tensorflow.compat.v1 as tf
 
 import data
 import train
 from support.commands import TINY_RUN
-from training import config, device, settings, synthetic
+from training import device, flags, places, settings, synthetic
 
 STEPS = 12
 EPOCH_STEPS = 4
@@ -24,10 +22,10 @@ def dataset():
     return data.Dataset(split(64, seed=5), split(30, seed=6), "drawn")
 
 
-def resolved(*argv, size=64, **replaced):
-    """The settings of a tiny run with these flags over `size` images, some of them replaced."""
-    flags = config.parse([*TINY_RUN, "--batch_size", "16", "--seed", "3", *argv])
-    return dataclasses.replace(settings.resolve(flags, device.choose("cpu"), size), **replaced)
+def resolved(*argv):
+    """The settings of a tiny run with these flags over 64 images."""
+    parsed = flags.parse([*TINY_RUN, "--batch_size", "16", "--seed", "3", *argv])
+    return settings.resolve(parsed, places.OneDevice(device.choose("cpu")), None, 64)
 
 
 def initialise(session):
@@ -39,7 +37,7 @@ class SteppedRun:
     """A tiny run, stepped one by one, with what its variables held after each step."""
 
     def __init__(self, *argv, steps=STEPS, xla=False):
-        self.settings = resolved(*argv, xla=xla)
+        self.settings = resolved(*argv, "--xla", "on" if xla else "off")
         with tf.Graph().as_default() as self.tf_graph:
             self.graph = train.build(self.settings, dataset())
             self.session = tf.Session()
@@ -52,7 +50,7 @@ class SteppedRun:
             self.history.append(self.read(self.graph.var_class + self.batch_stats))
 
     def train(self, until):
-        """Trains up to a step of the same epoch, in one session.run; returns the device_loop.Progress."""
+        """Trains up to a step of the same epoch, in one session.run; returns the training.loop.Progress."""
         if self.step() % EPOCH_STEPS == 0:
             self.session.run(self.graph.shuffle)
         return self.session.run(self.graph.loop.train, {self.graph.loop.until: until})
@@ -91,15 +89,15 @@ class SteppedRun:
         """The primary Average."""
         return next(iter(self.graph.averages.decays.values()))
 
-    def recurrence(self, name, decay_of, every=1):
-        """shadow = d_t shadow + (1 - d_t) weights, in float64, over the weights after every `every` steps."""
+    def recurrence(self, name, decay_of):
+        """shadow = d_t shadow + (1 - d_t) weights, in float64, over the weights after every step."""
         shadow = self.history[0][name].astype(np.float64)
-        for t, weights in enumerate(self.history[every::every], start=1):
+        for t, weights in enumerate(self.history[1:], start=1):
             shadow = decay_of(t) * shadow + (1 - decay_of(t)) * weights[name].astype(np.float64)
         return shadow
 
-    def check(self, average, decay_of, every=1, *, stats=False):
+    def check(self, average, decay_of, *, stats=False):
         for name, shadow in self.shadows(average, stats=stats).items():
-            expected = self.recurrence(name, decay_of, every)
+            expected = self.recurrence(name, decay_of)
             assert shadow.dtype == np.float32
             assert np.abs(shadow - expected).max() <= 1e-5 * np.abs(expected).max() + 1e-7, name
