@@ -11,11 +11,9 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 from support import cifar10, forking
-from support.commands import ROOT, TINY_RUN, ended
+from support.commands import CUT_OFF, ROOT, TINY_RUN, assert_ended_well, ended
 
-import train
 from analysis.run_network import RestoredRun
-from training import flags
 from training.log import log
 
 tf.disable_eager_execution()  # as train.py does
@@ -70,13 +68,11 @@ def tiny_cifar10(tmp_path):
 def start():
     """Starts `python <script> <arguments>` from the project's root, with no GPU and no network in sight."""
     processes = []
-    dead = "http://127.0.0.1:9"  # nothing listens there
-    cut_off = {"CUDA_VISIBLE_DEVICES": "-1", "http_proxy": dead, "https_proxy": dead}
 
     def start(script, *arguments, environment=None):
         command = [sys.executable, str(ROOT / script), *map(str, arguments)]
-        options = {"env": {**os.environ, **cut_off, **(environment or {})}, "cwd": ROOT, "text": True}
-        processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options))
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
+        processes.append(subprocess.Popen(command, env={**os.environ, **CUT_OFF, **(environment or {})}, **options))
         return processes[-1]
 
     yield start
@@ -104,28 +100,31 @@ def forked(tmp_path_factory):
 # Finished runs
 
 
+def trained(forked, directory, argv):
+    """Two epochs of TINY_RUN with more flags; the CompletedProcess."""
+    result = forked("train.py", *TINY_RUN, *shlex.split(argv), "--epochs", 2, "--run_dir", directory)
+    assert_ended_well(result)
+    return result
+
+
 @pytest.fixture(scope="session")
-def finished_run(run, tmp_path_factory):
-    """(directory, stdout) of a run of TINY_RUN over two epochs; for reading only."""
+def finished_run(forked, tmp_path_factory):
+    """(directory, stdout) of a run with one average; for reading only."""
     directory = tmp_path_factory.mktemp("finished") / "run"
-    result = run("train.py", *TINY_RUN, "--ema_decay", "0.90", "--epochs", 2, "--run_dir", directory)
-    assert result.returncode == 0, result.stderr
-    return directory, result.stdout
+    return directory, trained(forked, directory, "--ema_decay 0.90").stdout
 
 
 @pytest.fixture(scope="session")
-def bank_run(tmp_path_factory):
-    """The directory of a run of TINY_RUN with a bank of averages and every policy; for reading only."""
+def bank_run(forked, tmp_path_factory):
+    """The directory of a run with a bank of averages and every policy; for reading only."""
     directory = tmp_path_factory.mktemp("bank") / "run"
     averages = "--ema_decay 0.90 0.80 --ema_batch_stats averaged raw recomputed --ema_power 0.05 0.1 0.15"
-    before = log.handlers[:], log.level, log.propagate
-    train.main(flags.parse([*TINY_RUN, *shlex.split(averages), "--epochs", "2", "--run_dir", str(directory)]))
-    log.handlers[:], log.level, log.propagate = before
+    trained(forked, directory, averages)
     return directory
 
 
 @pytest.fixture(scope="session")
 def restored(bank_run):
-    """analysis.restored.RestoredRun of `bank_run`; whoever asks it something takes a label first."""
+    """analysis.run_network.RestoredRun of `bank_run`; whoever asks it something takes a label first."""
     with RestoredRun(bank_run) as run:
         yield run

@@ -1,4 +1,4 @@
-"""train.py as its users meet it: what a run prints and leaves behind, and what is refused before anything is written."""
+"""train.py as its users meet it: what a run prints and leaves behind, and what is refused."""
 
 import json
 import re

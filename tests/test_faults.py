@@ -8,7 +8,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from support.commands import RESUME, ROOT, TINY_RUN, assert_ended_well, assert_one_sentence, ended, wait_until
+from support.commands import RESUME, ROOT, TINY_RUN, assert_ended_well, assert_one_sentence, wait_until
 from support.damage import limited_file_size
 from support.files import assert_equal_arrays, checkpoint_values, contents, read_arrays, read_rows, rows_without_timings
 

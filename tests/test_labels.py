@@ -2,6 +2,7 @@
 
 import pytest
 
+from training import labels
 from training.labels import RAW, RAW_RECOMPUTED, Label
 
 
@@ -25,3 +26,13 @@ def test_a_label_has_one_text_and_one_baseline(text, label, baseline):
 def test_what_is_not_a_label_is_refused(text):
     with pytest.raises(ValueError, match="is not the label"):
         Label.parse(text)
+
+
+def test_what_a_label_is_compared_with_is_of_those_that_were_evaluated():
+    averaged, recomputed = "ema/0.9/averaged", "ema/0.9/recomputed"
+    assert labels.primary(["raw", averaged, recomputed]) == averaged
+    assert labels.primary(["raw", "raw/recomputed"]) is None
+    assert labels.baseline_of(recomputed, ["raw", "raw/recomputed", recomputed]) == "raw/recomputed"
+    assert labels.baseline_of(recomputed, ["raw", recomputed]) == "raw"
+    assert labels.baseline_of(averaged, ["raw", "raw/recomputed"]) == "raw"
+    assert labels.baseline_of("raw", ["raw"]) is None

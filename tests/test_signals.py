@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import re
 import shlex
 import signal
@@ -12,8 +11,16 @@ import time
 from pathlib import Path
 
 import pytest
-from support.commands import EPOCH_STEPS, RESUME, ROOT, TINY_RUN, assert_ended_well, assert_one_sentence
-from support.commands import ended, wait_until
+from support.commands import (
+    EPOCH_STEPS,
+    RESUME,
+    ROOT,
+    TINY_RUN,
+    assert_ended_well,
+    assert_one_sentence,
+    ended,
+    wait_until,
+)
 from support.files import read_rows
 
 from training import checkpoints
@@ -24,62 +31,47 @@ from training.command import SECOND, SIGNALS, graceful
 
 
 @pytest.fixture
-def waiting():
-    """Starts support.waiting, which takes so many seconds to save; it is ready when this returns."""
-    processes = []
+def saving(start):
+    """Starts support.waiting, sends it a signal, and returns when that has arrived."""
 
-    def start(seconds, hangup=signal.SIG_DFL):
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "support.waiting", str(seconds)],
-                cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                preexec_fn=lambda: signal.signal(signal.SIGHUP, hangup),
-            )
-        )
-        assert processes[-1].stdout.readline() == "ready\n"
-        return processes[-1]
-
-    yield start
-    for process in processes:
-        process.kill()
-        process.wait()
-
-
-@pytest.mark.parametrize("first", SIGNALS, ids=lambda number: number.name)
-def test_further_signals_at_once_do_not_cut_the_saving_short(waiting, first):
-    process = waiting(0.2)
-    process.send_signal(first)
-    assert process.stdout.readline() == f"{first.value}\n"
-    for number in (first, signal.SIGINT):
+    def saving(number, seconds, hangup="SIG_DFL"):
+        process = start("tests/support/waiting.py", seconds, hangup)
+        assert process.stdout.readline() == "ready\n"
+        if hangup == "SIG_IGN":
+            process.send_signal(signal.SIGHUP)
         process.send_signal(number)
+        assert process.stdout.readline() == f"{number.value}\n"
+        return process
+
+    return saving
+
+
+def assert_saved(process):
     result = ended(process)
     assert (result.returncode, result.stdout, result.stderr) == (0, "saved\n", "")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_only_a_second_ctrl_c_a_second_later_ends_the_process_at_once(waiting, number):
-    process = waiting(SECOND + 1)
-    process.send_signal(number)
-    assert process.stdout.readline() == f"{number.value}\n"
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_further_signals_at_once_do_not_cut_the_saving_short(saving, number):
+    process = saving(number, 0.2)
+    for another in (number, signal.SIGINT):
+        process.send_signal(another)
+    assert_saved(process)
+
+
+def test_only_a_second_ctrl_c_a_second_later_ends_the_process_at_once(saving):
+    interrupted, terminated = (saving(number, SECOND + 1) for number in (signal.SIGINT, signal.SIGTERM))
     time.sleep(SECOND + 0.2)
-    process.send_signal(number)
-    result = ended(process)
-    if number == signal.SIGINT:
-        assert (result.returncode, result.stdout) == (130, "")
-        assert "second Ctrl-C" in result.stderr
-    else:
-        assert (result.returncode, result.stdout, result.stderr) == (0, "saved\n", "")
+    interrupted.send_signal(signal.SIGINT)
+    terminated.send_signal(signal.SIGTERM)
+    result = ended(interrupted)
+    assert (result.returncode, result.stdout) == (130, "")
+    assert_one_sentence(result, 130, "second Ctrl-C")
+    assert_saved(terminated)
 
 
-def test_nohup_stays_nohup(waiting):
-    process = waiting(0, hangup=signal.SIG_IGN)
-    process.send_signal(signal.SIGHUP)
-    process.send_signal(signal.SIGTERM)
-    assert process.stdout.readline() == f"{signal.SIGTERM.value}\n"
+def test_nohup_stays_nohup(saving):
+    assert_saved(saving(signal.SIGTERM, 0, hangup="SIG_IGN"))
 
 
 def test_handlers_are_as_before_afterwards():
@@ -133,8 +125,8 @@ def test_a_time_limit_around_make_loses_nothing(tmp_path):
     directory = tmp_path / "run"
     command = [sys.executable, ROOT / "train.py", *TINY_RUN, "--epochs", 1000, "--run_dir", directory]
     (tmp_path / "Makefile").write_text(f"train:\n\t{shlex.join(map(str, command))}\n")
-    make = ["timeout", "8h", "make", "--directory", tmp_path, "train"]
-    with subprocess.Popen(make, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    make = ["timeout", "8h", "make", "--file", tmp_path / "Makefile", "train"]
+    with subprocess.Popen(make, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         wait_until(lambda: read_rows(directory), process)
         process.terminate()  # as when the time is over
         _, stderr = process.communicate(timeout=600)

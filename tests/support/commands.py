@@ -7,6 +7,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
+NO_PROXY_LISTENS = "http://127.0.0.1:9"
+CUT_OFF = {  # the environment without a GPU and a network
+    "CUDA_VISIBLE_DEVICES": "-1",
+    "http_proxy": NO_PROXY_LISTENS,
+    "https_proxy": NO_PROXY_LISTENS,
+    "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
+}
+
 # A network and a data set so small that a run is mostly TensorFlow's import.
 TINY_RUN = shlex.split(
     "--dataset synthetic --width 0.05 --train_size 256 --test_size 64 --batch_size 32 --device cpu --precision float32"

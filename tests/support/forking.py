@@ -15,13 +15,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from support.commands import ROOT, ended
-
-ENVIRONMENT = {
-    "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
-    "CUDA_VISIBLE_DEVICES": "-1",
-    "TF_CPP_MIN_LOG_LEVEL": "0",  # there is always something to hold back
-}
+from support.commands import CUT_OFF, ROOT, ended
 
 
 class Server:
@@ -35,7 +29,8 @@ class Server:
         self.folder, self.newest = folder, None
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "bufsize": 0}
         command = [sys.executable, "-m", "support.forking"]
-        self.process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **ENVIRONMENT}, **pipes)
+        environment = {**os.environ, **CUT_OFF, "TF_CPP_MIN_LOG_LEVEL": "0"}  # there is always something to hold back
+        self.process = subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
 
     def __call__(self, script, *argv, **options):
         """As `start`, to the end; returns a subprocess.CompletedProcess."""
