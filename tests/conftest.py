@@ -90,10 +90,10 @@ def run(start):
 
 @pytest.fixture(scope="session")
 def forked(tmp_path_factory):
-    """As `run`, in processes forked after TensorFlow's import; support.forking.Server."""
-    server = forking.Server(lambda: tmp_path_factory.mktemp("forked"))
-    yield server
-    server.close()
+    """As `run`, in processes forked after TensorFlow's import; support.forking.Forks."""
+    forks = forking.Forks(lambda: tmp_path_factory.mktemp("forked"))
+    yield forks
+    forks.end()
 
 
 # ---------------------------------------------------------------------------------------------------------------

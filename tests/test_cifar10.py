@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.cifar10 import read_examples, write_examples
+from support.cifar10 import read_examples, spoil, write_examples
 from support.commands import TINY_RUN, assert_ended_well, assert_one_sentence
 from support.damage import flip_bit, truncate
 from support.files import contents
@@ -17,6 +17,8 @@ from support.files import contents
 import data
 from training import cifar10
 from training.command import UserError
+
+NOISE = b"\x89PNG\r\n\x1a\n" + bytes(50)
 
 
 def refused(directory):
@@ -41,38 +43,31 @@ def test_cifar10_is_read_with_exact_pixels_and_labels_in_order(tiny_cifar10):
     assert str(tiny_cifar10.folder) in dataset.source
 
 
-def test_a_run_finds_its_data_by_the_environment_and_names_where_and_how_many(tiny_cifar10, forked, tmp_path):
+def test_a_run_finds_its_data_by_the_environment_and_says_where_and_how_many(tiny_cifar10, forked, tmp_path):
     argv = [*TINY_RUN, *shlex.split("--dataset cifar10 --train_size 8 --test_size 10 --batch_size 4 --epochs 1")]
-    result = forked(
-        "train.py", *argv, "--run_dir", tmp_path / "run", environment={"TFDS_DATA_DIR": str(tiny_cifar10.directory)}
-    )
+    environment = {"TFDS_DATA_DIR": str(tiny_cifar10.directory)}
+    result = forked("train.py", *argv, "--run_dir", tmp_path / "run", environment=environment)
     assert_ended_well(result)
     assert str(tiny_cifar10.folder) in result.stdout
     assert "8 training and 10 test images" in result.stdout
 
 
-def test_first_images_are_taken(tiny_cifar10):
-    dataset = data.load("cifar10", tiny_cifar10.directory, train_size=6, test_size=10)
-    np.testing.assert_array_equal(dataset.train.images, tiny_cifar10.images["train"][:6])
-    np.testing.assert_array_equal(dataset.train.labels, tiny_cifar10.labels["train"][:6])
-    assert len(dataset.test.labels) == 10
-
-
-def test_no_more_images_are_decoded_than_are_needed(tiny_cifar10):
+def test_first_images_are_taken_and_no_more_decoded_than_that(tiny_cifar10):
     """The last record is not even an image."""
-    shard = tiny_cifar10.shard("train")
-    examples = read_examples(shard)
-    image_of_noise(examples[-1].features.feature)
-    write_examples(shard, examples)
-    assert len(data.load("cifar10", tiny_cifar10.directory, train_size=19).train.labels) == 19
+    spoil(tiny_cifar10.shard("train"), -1, "image", NOISE)
+    for size in (6, 19):
+        dataset = data.load("cifar10", tiny_cifar10.directory, train_size=size, test_size=5)
+        np.testing.assert_array_equal(dataset.train.images, tiny_cifar10.images["train"][:size])
+        np.testing.assert_array_equal(dataset.train.labels, tiny_cifar10.labels["train"][:size])
+        assert len(dataset.test.labels) == 5
     assert "is damaged" in refused(tiny_cifar10.directory)
 
 
-@pytest.mark.parametrize(("name", "sizes"), [("train", {"train_size": 21}), ("test", {"test_size": 11})])
-def test_more_images_than_there_are_is_a_usage_error(tiny_cifar10, name, sizes):
-    with pytest.raises(UserError, match=f"--{name}_size") as caught:
-        data.load("cifar10", tiny_cifar10.directory, **sizes)
-    assert caught.value.status == 2
+def test_more_images_than_there_are_is_a_usage_error(tiny_cifar10):
+    for sizes in ({"train_size": 21}, {"test_size": 11}):
+        with pytest.raises(UserError, match=f"--{next(iter(sizes))}") as caught:
+            data.load("cifar10", tiny_cifar10.directory, **sizes)
+        assert caught.value.status == 2
 
 
 @pytest.mark.skipif(
@@ -105,33 +100,13 @@ def test_damaged_shard_is_refused(tiny_cifar10, damage, split):
     assert f"rm -r {tiny_cifar10.folder}" in refused(tiny_cifar10.directory)
 
 
-def label(value):
-    return lambda features: features["label"].int64_list.value.__setitem__(0, value)
-
-
-def label_as_text(features):
-    features["label"].bytes_list.value[:] = [b"cat"]
-
-
-def no_image(features):
-    del features["image"]
-
-
-def image_of_noise(features):
-    features["image"].bytes_list.value[:] = [b"\x89PNG\r\n\x1a\n" + bytes(50)]
-
-
 @pytest.mark.parametrize("split", ["train", "test"])
 @pytest.mark.parametrize(
-    "change",
-    [label(10), label(-1), label(2**40), label_as_text, no_image, image_of_noise],
-    ids=["label 10", "label -1", "label 2^40", "label as text", "no image", "image of noise"],
+    ("name", "value"),
+    [("label", 10), ("label", -1), ("label", 2**40), ("label", b"cat"), ("image", NOISE), ("image", None)],
 )
-def test_record_that_is_not_cifar10_is_refused_with_the_command_that_repairs_it(tiny_cifar10, change, split):
-    shard = tiny_cifar10.shard(split)
-    examples = read_examples(shard)
-    change(examples[0].features.feature)
-    write_examples(shard, examples)
+def test_record_that_is_not_cifar10_is_refused_with_the_command_that_repairs_it(tiny_cifar10, split, name, value):
+    spoil(tiny_cifar10.shard(split), 0, name, value)
     sentence = refused(tiny_cifar10.directory)
     assert f"{tiny_cifar10.folder} is damaged" in sentence
     assert f"rm -r {tiny_cifar10.folder}" in sentence

@@ -8,6 +8,8 @@ import pytest
 import tensorflow as tf2
 import tensorflow.compat.v1 as tf
 from support import guide
+from support.commands import TINY_RUN
+from support.files import assert_equal_arrays
 from support.tiny import SteppedRun, dataset, initialise
 
 import data
@@ -228,25 +230,21 @@ def test_damaged_config_is_called_so(tmp_path, content):
 # Every flag that shapes numbers shapes them as it says
 
 
-def test_the_guides_numbers_are_the_defaults():
-    defaults = {name: FLAGS[name][0] for name in guide.NUMBERS} | {"ema_decay": FLAGS["ema_decay"][0][0]}
-    assert defaults == guide.NUMBERS | {"seed": 0, "batch_size": 64, "width": 1.0}  # those are for a quick test
+OTHERS = "--seed 4 --batch_size 8 --learning_rate 3e-3 --adam_beta1 0.9 --dropout 0.25 --ema_decay 0.9 --width 0.04"
 
 
-@pytest.mark.parametrize(("numbers", "augment"), [(guide.NUMBERS, False), (guide.OTHERS, True)], ids=["guide", "other"])
-def test_training_is_the_guides_with_these_numbers_over_two_epochs(numbers, augment):
-    steps = 2 * 64 // numbers["batch_size"] - 1
-    weights, shadows, logits = guide.train(numbers, augment, steps)
-    typed = [word for name, value in numbers.items() for word in (f"--{name}", str(value))]
-    ours = SteppedRun(*typed, *(["--augment"] if augment else []), steps=0)
+@pytest.mark.parametrize("argv", [[], [*OTHERS.split(), "--augment"]], ids=["guide", "others"])
+def test_training_is_the_guides_with_these_numbers_over_two_epochs(argv):
+    ours = SteppedRun(*argv, steps=0)
+    steps = 2 * ours.settings.epoch_steps - 1
+    typed = parse([*TINY_RUN, "--batch_size", "16", "--seed", "3", *argv])
+    weights, shadows, logits = guide.train(typed, steps)
     for until in (ours.settings.epoch_steps, steps):
         ours.session.run(ours.graph.shuffle)
         ours.session.run(ours.graph.loop.train, {ours.graph.loop.until: until})
-    got, averaged = ours.read(ours.graph.var_class), ours.shadows(ours.primary())
-    for name, expected in weights.items():
-        np.testing.assert_array_equal(got[name], expected, err_msg=name)
-        np.testing.assert_array_equal(averaged[name], shadows[name], err_msg=name)
-    np.testing.assert_array_equal(ours.logits(Label("ema", numbers["ema_decay"])), logits)
+    assert_equal_arrays(ours.read(ours.graph.var_class), weights)
+    assert_equal_arrays(ours.shadows(ours.primary()), shadows)
+    np.testing.assert_array_equal(ours.logits(Label("ema", typed.ema_decay[0])), logits)
 
 
 @pytest.fixture(scope="module")

@@ -58,11 +58,14 @@ def test_new_run_takes_a_missing_or_an_empty_directory_and_leaves_it_so(tmp_path
 @pytest.mark.parametrize(
     ("name", "remedy"), [("config.json", "--resume"), ("notes.txt", "--run_dir"), (".hidden", "--run_dir")]
 )
-def test_new_run_refuses_a_directory_that_holds_anything(tmp_path, name, remedy):
+def test_new_run_refuses_what_holds_anything_before_it_enters_and_then(tmp_path, name, remedy):
+    """Another process may have come and gone between the two."""
+    directory = directory_of(tmp_path)
     (tmp_path / name).write_text("kept")
-    with pytest.raises(UserError, match=remedy) as caught:
-        directory_of(tmp_path)
-    assert caught.value.status == 1
+    for refused in (lambda: directory_of(tmp_path), directory.enter):
+        with pytest.raises(UserError, match=remedy) as caught:
+            refused()
+        assert caught.value.status == 1
     assert (tmp_path / name).read_text() == "kept"
 
 
@@ -91,35 +94,22 @@ def test_resume_without_a_checkpoint_is_for_a_run_that_never_had_one(tmp_path):
         directory_of(tmp_path / "run", "--resume")
 
 
-def test_new_run_that_comes_second_is_refused_though_the_directory_was_empty_before(tmp_path):
-    """Both found it empty before they loaded their data; the other one entered it first, and was killed."""
-    directory = directory_of(tmp_path)
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(UserError, match="--resume"):
-        directory.enter()
-    assert (tmp_path / "config.json").read_text() == "{}"
-
-
 # ---------------------------------------------------------------------------------------------------------------
 # What is there
 
 
-def test_what_was_begun_is_known_before_it_is_entered(tmp_path):
+def test_what_was_begun_is_known_and_entering_it_changes_nothing_but_its_lock(tmp_path):
     path = made(tmp_path / "run", "--width", "0.5", precision="bfloat16")
     (path / "checkpoints" / "step-000000012").mkdir(parents=True)
     before = contents(path)
     with pytest.raises(UserError, match="no usable checkpoint"):
         directory_of(path, "--resume")
     shutil.rmtree(path / "checkpoints")
-    there = directory_of(path, "--resume").begun()
+    directory = directory_of(path, "--resume")
+    there = directory.begun()
     assert (there.flags.width, there.precision, there.step) == (0.5, "bfloat16", 0)
     assert contents(path) == before
-
-
-def test_entering_a_run_to_resume_changes_nothing_but_its_lock(tmp_path):
-    path = made(tmp_path / "run")
-    before = contents(path)
-    directory_of(path, "--resume").enter()
+    directory.enter()
     after = contents(path)
     assert after.pop(path / ".lock")
     assert after.pop(path / "train.log") == b""

@@ -19,9 +19,10 @@ from support.commands import (
     assert_ended_well,
     assert_one_sentence,
     ended,
+    resume_command,
     wait_until,
 )
-from support.files import read_rows
+from support.files import read_rows, wait_for_a_row
 
 from training import checkpoints
 from training.command import SECOND, SIGNALS, graceful
@@ -88,8 +89,7 @@ def test_handlers_are_as_before_afterwards():
 
 def stopped_step(result, number, directory):
     """The step at which a run was stopped by the signal, after checking that it is saved and how to go on is said."""
-    resume = f"python {shlex.join(map(str, [*RESUME, directory]))}"
-    assert_one_sentence(result, 128 + number, "checkpoint saved", resume)
+    assert_one_sentence(result, 128 + number, "checkpoint saved", resume_command(directory))
     step = int(re.search(r"at step (\d+)", result.stderr)[1])
     assert checkpoints.found(directory)[-1].name == f"step-{step:09d}"
     assert not (directory / "summary.json").exists()
@@ -101,8 +101,7 @@ def test_a_run_that_is_stopped_again_and_again_goes_on_to_the_end(forked, tmp_pa
     argv = ["train.py", *TINY_RUN, "--epochs", 1000, "--run_dir", directory]
     for numbers in ((signal.SIGINT, signal.SIGINT), (signal.SIGUSR1, signal.SIGUSR2), (signal.SIGTERM, signal.SIGTERM)):
         process = forked.start(*argv)
-        rows = len(read_rows(directory))
-        wait_until(lambda rows=rows: len(read_rows(directory)) > rows, process)
+        wait_for_a_row(directory, process)
         for number in numbers:
             process.send_signal(number)
         result = ended(process)
@@ -127,7 +126,7 @@ def test_a_time_limit_around_make_loses_nothing(tmp_path):
     (tmp_path / "Makefile").write_text(f"train:\n\t{shlex.join(map(str, command))}\n")
     make = ["timeout", "8h", "make", "--file", tmp_path / "Makefile", "train"]
     with subprocess.Popen(make, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        wait_until(lambda: read_rows(directory), process)
+        wait_for_a_row(directory, process)
         process.terminate()  # as when the time is over
         _, stderr = process.communicate(timeout=600)
     (sentence,) = (line for line in stderr.splitlines() if line.startswith("train.py: "))
@@ -148,7 +147,7 @@ def test_interrupt_while_tensorflow_is_imported_is_one_sentence(start, tmp_path)
 def test_a_signal_that_comes_again_until_the_end_loses_nothing(forked, tmp_path):
     directory = tmp_path / "run"
     process = forked.start("train.py", *TINY_RUN, "--epochs", 1000, "--run_dir", directory)
-    wait_until(lambda: read_rows(directory), process)
+    wait_for_a_row(directory, process)
     with contextlib.suppress(ProcessLookupError):
         while process.poll() is None:
             process.send_signal(signal.SIGTERM)

@@ -24,6 +24,11 @@ EPOCH_STEPS = 256 // 32
 RESUME = ("train.py", "--resume", "--run_dir")
 
 
+def resume_command(directory):
+    """The command that a person is told to type."""
+    return f"python {shlex.join(map(str, [*RESUME, directory]))}"
+
+
 def wait_until(condition, process):
     """Waits for condition(), which has to hold before the process ends."""
     while not condition():
