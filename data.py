@@ -40,6 +40,11 @@ class Dataset(NamedTuple):
         return {"test": self.test} | ({"validation": self.validation} if self.validation else {})
 
 
+def class_names(name):
+    """The ten classes of "cifar10", or those of "synthetic", which are nothing that has a name."""
+    return list(CLASSES) if name == "cifar10" else [f"class {number}" for number in range(len(CLASSES))]
+
+
 def load(name, data_dir=None, train_size=None, test_size=None):
     """Loads "cifar10" or "synthetic", the first `train_size` and `test_size` images of it.
 

@@ -1,6 +1,6 @@
 """Exponential moving averages of the weights: the guide's getter, decay schedules, and the averages of one run.
 
-The guide's recipe, which is what every default of train.py comes down to:
+The guide's recipe, but for its race between step and average; the defaults of train.py do just this:
 
     ema = tf.train.ExponentialMovingAverage(decay=0.998)
     with tf.control_dependencies([train_op]):       # strictly after the optimiser's step
@@ -25,7 +25,7 @@ def ema_getter(*emas):
 
     Returns:
       A function for `tf.variable_scope(custom_getter=...)`, which raises ValueError where there is a partitioner: the
-      parts of a variable have no shadow together. Its attribute `given` fills up with what it handed out, for
+      average keeps no shadow of such variables. Its attribute `given` collects what it handed out, for
       `check_replaced`: variable.ref() to the variable or its shadow.
     """
 
@@ -239,15 +239,17 @@ class MovingAverages:
             f"decay {decay}, start {self.start}: horizon {horizon:.4g} steps = {horizon / epoch_steps:.2g} epochs"
             for decay, horizon in horizons.items()
         ]
-        rise = [decay for decay in self.decays if self.start == "warmup" and warmup_steps(float(decay)) > total_steps]
-        if len(rise) > 1:
+        warming_up = [
+            decay for decay in self.decays if self.start == "warmup" and warmup_steps(float(decay)) > total_steps
+        ]
+        if len(warming_up) > 1:
             lines.append(
-                f"for {total_steps} steps warmup makes the averages of decays {', '.join(rise)} the same: use "
+                f"for {total_steps} steps warmup makes the averages of decays {', '.join(warming_up)} the same: use "
                 "--ema_start unbiased"
             )
-        elif rise:
-            step = warmup_steps(float(rise[0]))
-            lines.append(f"warmup keeps the horizon of decay {rise[0]} shorter than that until step {step:,}")
+        elif warming_up:
+            step = warmup_steps(float(warming_up[0]))
+            lines.append(f"until step {step:,} warmup makes the average of decay {warming_up[0]} a shorter one")
         for decay in self.decays:
             if (share := self.initial_share(decay, total_steps)) > 0.01:
                 lines.append(
@@ -270,7 +272,7 @@ class MovingAverages:
             with tf.control_dependencies([self._update(var_list, batch_stats)]):
                 return tf.constant(True)
 
-        # Once for all replicas, whose weights are the same: each by itself would ask all for the mean of them.
+        # Once for all replicas, whose weights are the same: done on each, it would reduce over all of them every time.
         return tf.distribute.get_replica_context().merge_call(update)
 
     def _update(self, var_list, batch_stats):

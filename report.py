@@ -1,11 +1,10 @@
 """Tables and figures over seeds, from run directories alone; no TensorFlow but for the gallery of images.
 
     python report.py runs/a runs/b runs/c           # three run directories, into report/
-    python report.py runs/seeds --output docs       # a directory of runs, as train.py --seeds writes it
+    python report.py runs/seeds --output docs       # a directory of runs
 
 Runs that differ only by seed make one group: means with 95% t-intervals over its seeds, the gain of EMA paired seed
-by seed. Writes report.html, which holds everything, and beside it each figure as PNG and SVG, and report.json with
-the tables.
+by seed. Writes report.html, which holds everything, and beside it each figure as PNG and SVG, and report.json.
 """
 
 if __name__ == "__main__":
@@ -15,47 +14,75 @@ if __name__ == "__main__":
     command.run("report", arguments.report_parser().parse_args)
 
 import json
+import re
 from pathlib import Path
 
-from analysis import annealing, beyond, figures, gallery, groups, page, predictions, run_files, tables
+from analysis import annealing, figures, groups, page, run_files, tables
 from training.command import UserError
+
+FIGURE = re.compile(r"(\d+-)?(accuracy|gain|horizon|annealing)\.(png|svg)")
 
 
 def main(arguments):
-    """Reads the runs, prints the tables, and writes the report.
+    """Reads the runs, writes the report, and prints its tables.
 
     Raises:
       UserError: a run is missing, damaged or given twice, or the output cannot be written.
     """
     found = groups.make_groups([run_files.read_run(path) for path in run_files.expand(arguments.runs)])
-    output = open_output(arguments.output)
     pairs = annealing.find_pairs(found)
     compared = [annealing.compare(pair) for pair in pairs]
-    names = [f"annealing-{number}" if len(pairs) > 1 else "annealing" for number, _ in enumerate(pairs, 1)]
-    drawn_pairs = [annealing.draw(pair, output, name) for pair, name in zip(pairs, names, strict=True)]
-    sections, texts, content = [], [], {"groups": [], "annealing": [table._asdict() for table in compared]}
-    for number, group in enumerate(found, 1):
-        predicted, missing = predictions.read_all(group)
-        measured = beyond.measure(group, predicted, missing)
-        notes = group.notes + measured.notes
-        shown = [tables.summary_table(group), tables.classifier_table(group), tables.beyond_table(group, measured)]
-        shown = [table for table in shown if table]
-        drawn = figures.draw(group, output, f"{number}-" if len(found) > 1 else "")
-        images = gallery.gallery(group, predicted, missing, arguments.data_dir)
-        runs, flags = tables.run_table(group), tables.flag_table(group)
-        sections.append(page.Section(group.title, notes, shown, list(drawn.values()), images, runs, flags))
-        texts += [group.title, *notes, *map(tables.as_text, shown), images.sentence]
-        content["groups"].append({"title": group.title, "notes": notes, "tables": [it._asdict() for it in shown]})
-    texts += map(tables.as_text, compared)
-    (output / "report.html").write_text(page.page(sections, compared, drawn_pairs), encoding="utf-8")
+    over_groups = [figure for each in numbered(pairs) for figure in annealing.draw(*each)]
+    sections = [section(*each, arguments.data_dir) for each in numbered(found)]
+    output = open_output(Path(arguments.output))
+    for figure in over_groups + [figure for one in sections for figure in one.figures]:
+        (output / f"{figure.name}.png").write_bytes(figure.png)
+        (output / f"{figure.name}.svg").write_bytes(figure.svg)
+    (output / "report.html").write_text(page.page(sections, compared, over_groups), encoding="utf-8")
+    content = {"groups": list(map(as_json, sections)), "annealing": [table._asdict() for table in compared]}
     (output / "report.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    print(*texts, f"report: {output / 'report.html'}", sep="\n\n")  # last: a closed pipe (| head) costs no file
+    for group, notes, shown, _, images, *_ in sections:
+        print(group.title, *notes, *map(tables.as_text, shown), images.sentence, "", sep="\n\n")
+    print(*map(tables.as_text, compared), f"report: {output / 'report.html'}", sep="\n\n")
 
 
-def open_output(name):
-    output = Path(name)
+def numbered(items):
+    """Each item, and what the names of its figures begin with."""
+    return [(item, f"{number}-" if len(items) > 1 else "") for number, item in enumerate(items, 1)]
+
+
+def section(group, prefix, data_dir):
+    """What the page says of a group; the names of its figures begin with the prefix."""
+    found, missing = groups.predictions_of(group)
+    shown = [tables.accuracy_table(group), tables.predictions_table(group, found)]
+    return page.Section(
+        group=group,
+        # Where there are no predictions at all, the gallery says why.
+        notes=[*group.notes, *(f"Not in loss, calibration and churn: {phrase}." for phrase in missing if found)],
+        tables=[table for table in shown if table],
+        figures=figures.draw_group(group, prefix),
+        gallery=page.gallery(group, found, missing, data_dir),
+        runs=tables.run_table(group),
+        flags=tables.Table("Flags of every run of this group", ["flag", "value"], list(group.shape.items())),
+    )
+
+
+def as_json(section):
+    """What report.json says of a group: its numbers by label, accuracies at its last epoch by seed, and its tables."""
+    group = section.group
+    numbers = {"title": group.title, "average": group.average, "against": group.against, "epoch": group.epochs[-1]}
+    accuracy = {label: values.tolist() for label, values in group.final.items()}
+    shown = {"notes": section.notes, "tables": [table._asdict() for table in section.tables]}
+    return numbers | {"seeds": group.seeds, "accuracy": accuracy} | shown
+
+
+def open_output(output):
+    """Makes a directory where it is missing, and deletes the figures of an earlier report, which may have had more."""
     try:
         output.mkdir(parents=True, exist_ok=True)
+        for file in output.iterdir() if (output / "report.json").exists() else ():
+            if FIGURE.fullmatch(file.name):
+                file.unlink()
     except OSError as error:
         raise UserError(f"{output} cannot be written ({error.strerror}): choose another --output") from None
     return output

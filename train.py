@@ -4,7 +4,8 @@
     python train.py --dataset synthetic --width 0.25 --epochs 6 --ema_decay 0.99    # no download
     python train.py --resume --run_dir runs/20260101-120000    # go on where a run stopped
 
-After Rui Shu, "Exponential moving average for improved classification". `build` below is the guide; in four lines:
+After Rui Shu, "Exponential moving average for improved classification". `build` below is the guide, without its race
+between step and average; in four lines:
 
     logits = classifier(x, phase=True)
     with tf.control_dependencies([train_op]):               # strictly after the optimiser's step
@@ -15,7 +16,7 @@ After Rui Shu, "Exponential moving average for improved classification". `build`
 if __name__ == "__main__":
     from training import command, flags
 
-    command.run("train", flags.parse)  # answers --help at once, only then imports what follows, and calls `main`
+    command.run("train", flags.parse)  # answers --help at once; then imports this file as a module and calls its `main`
 
 from functools import partial
 from typing import NamedTuple
@@ -33,27 +34,26 @@ from training.settings import learning_rate, resolve
 
 tf.disable_eager_execution()  # graph mode, as in TF 1.x
 
-TEST_BATCH = 500
-RECOMPUTE_BATCH = 500
+BATCH = 500  # images, outside of training: fits every machine
 
 
 class Tested(NamedTuple):
     """One test classifier."""
 
     logits: dict  # "test", and "validation" where images are held out, to logits [N, 10] float32
-    recompute: tf.Operation | None  # to run before them, where it has batch statistics of its own
+    recompute: tf.Operation | None  # recomputes its batch statistics, before `logits`; None where it reads others
 
 
 class Graph(NamedTuple):
-    """What the trainer works with."""
+    """What `build` makes and the trainer runs."""
 
-    step: tf.Variable
+    step: tf.Variable  # int64, the number of steps done; the loop counts them
     loop: Loop
-    shuffle: tf.Operation  # draws the order of the epoch that `step` is in
+    shuffle: tf.Operation  # draws the order of the images; to be run as an epoch begins
     averages: MovingAverages
     tested: dict  # training.labels.Label to Tested
     var_class: list  # the trainable variables
-    feeds: dict  # for the initializers of the local variables
+    feeds: dict  # placeholder to array: the data, for the initializers of the variables that hold them on the device
 
 
 def build(settings, dataset):
@@ -72,17 +72,17 @@ def build(settings, dataset):
     optimizer = tf.train.AdamOptimizer(learning_rate(settings, step), beta1=settings.adam_beta1)
     averages = MovingAverages(settings.ema_decay, settings.ema_start, settings.ema_batch_stats, settings.ema_power)
 
-    def gradients_at(now):
+    def gradients_at(now):  # the number of the step
         x, labels, dropout_seed = batches.at(now)
-        statistics = []  # the new ones, for `update`
+        statistics = []  # batch norm puts its new ones here, as (value, variable), and `update` assigns them
         logits = network(x, phase=True, reuse=True, internal_update=statistics, seed=dropout_seed)
         loss = cross_entropy(logits, labels)
         return loss, count_correct(logits, labels), optimizer.compute_gradients(loss, var_class), statistics
 
     def update(gradients, statistics):
         train_op = optimizer.apply_gradients(gradients)
-        moved = [variable.assign(value) for value, variable in statistics]
-        with tf.control_dependencies([train_op, *moved]):  # the guide grouped the step and the average, and they raced
+        stats_ops = [variable.assign(value) for value, variable in statistics]
+        with tf.control_dependencies([train_op, *stats_ops]):  # the guide grouped them with the average, and they raced
             return averages.apply(var_class, batch_stats)
 
     loop = build_loop(gradients_at, update, step, settings.xla)
@@ -91,20 +91,20 @@ def build(settings, dataset):
     images = {name: data.resident(split.images, f"{name}_images") for name, split in dataset.evaluated.items()}
     tested = {}
     for label in settings.labels:
-        getter = ema_getter(*averages.of(label, batch_stats))  # of nothing for the raw weights
+        getter = ema_getter(*averages.of(label, batch_stats))  # no averages for the raw weights: gives them themselves
         rebuilt = partial(network, reuse=True, getter=getter)
         test = partial(rebuilt, phase=False)
-        logits = {name: data.map_images(test, variable, TEST_BATCH) for name, variable in images.items()}
+        logits = {name: data.map_images(test, variable, BATCH) for name, variable in images.items()}
         check_replaced(getter, label.replaced(var_class, batch_stats))
-        own = recompute(rebuilt, *data.first_images(batches.images, RECOMPUTE_BATCH)) if label.recomputed else None
-        tested[label] = Tested(logits, own)
+        stats_op = recompute(rebuilt, *data.first_images(batches.images, BATCH)) if label.recomputed else None
+        tested[label] = Tested(logits, stats_op)
     return Graph(step, loop, batches.shuffle, averages, tested, var_class, data.resident_feeds())
 
 
 def main(flags):
     """Trains, evaluates, and writes the run directory; a UserError says what the user has to mend."""
-    place = places.choose(flags)
-    directory = RunDirectory(flags, place.chief)  # both refuse before the data is loaded, and perhaps downloaded
+    place = places.choose(flags)  # this and the next line refuse before the data is loaded, and perhaps downloaded
+    directory = RunDirectory(flags, place.chief)
     dataset = data.load_for(flags)
     network = partial(classifier, width=flags.width, dropout_rate=flags.dropout)  # timed for --precision auto
     settings = resolve(flags, place, directory.begun(), len(dataset.train.labels), network)

@@ -1,110 +1,94 @@
 """Averaging against annealing: EMA at a constant learning rate beside a rate that cools down, seed by seed."""
 
 import itertools
+from functools import partial
 from typing import NamedTuple
 
-import matplotlib
-import numpy as np
-
 from analysis import figures
-from analysis.groups import Group
-from analysis.statistics import mean_interval
-from analysis.styles import BLACK, BLUE, GREEN, STYLE, VERMILION
-from analysis.tables import Table, estimate
+from analysis.groups import Group, make_group
+from analysis.tables import Table, listed, over_seeds, words
+from training.records import BLACK, BLUE, EMA, GREEN
 
 
 class Pair(NamedTuple):
-    """Two groups that differ by --lr_cooldown alone, and what they share."""
+    """Two groups that differ by --lr_cooldown alone: their common seeds, up to the epoch at which the cooldown ends."""
 
     constant: Group
     cooled: Group
-    seeds: list  # ascending
-    epoch: int  # at which the cooldown ends, and which the others were evaluated at too
-
-    @property
-    def cooldown(self):
-        """Epochs."""
-        return int(self.cooled.shape["lr_cooldown"])
-
-    def accuracies(self, group, epoch):
-        """Of the baseline and of the primary EMA of one of the groups, [S] each, of the seeds that both have."""
-        rows = [place for place, run in enumerate(group.runs) if run.flags.seed in self.seeds]
-        column = group.epochs.index(epoch)
-        return group.baseline[rows, column], group.ema[rows, column]
+    epoch: int  # at which the cooldown ends
+    cooldown: int  # epochs
+    left_out: list  # of FinishedRun: of seeds that both have, but not evaluated at that epoch
 
 
 def find_pairs(groups):
-    """Every Pair of groups that share a seed and an epoch; groups: of analysis.groups.Group."""
+    """Every Pair among the groups."""
     return [pair for two in itertools.permutations(groups, 2) if differ_by_cooldown(*two) and (pair := shared(*two))]
 
 
 def differ_by_cooldown(constant, cooled):
-    shapes = [
-        {flag: value for flag, value in group.shape.items() if flag not in ("lr_cooldown", "epochs")}
-        for group in (constant, cooled)
-    ]
-    return shapes[0] == shapes[1] and constant.shape["lr_cooldown"] == "0" != cooled.shape["lr_cooldown"]
+    one, other = (group.shape | {"lr_cooldown": None, "epochs": None} for group in (constant, cooled))
+    return one == other and constant.runs[0].flags.lr_cooldown == 0 < cooled.runs[0].flags.lr_cooldown
 
 
 def shared(constant, cooled):
-    """The Pair of two groups; None where they share no seed, or not the epoch at which the cooldown ends."""
-    of_cooled = {run.flags.seed for run in cooled.runs}
-    seeds = [run.flags.seed for run in constant.runs if run.flags.seed in of_cooled]
-    epoch = int(cooled.shape["epochs"])
-    ended = epoch in cooled.epochs and epoch in constant.epochs
-    return Pair(constant, cooled, seeds, epoch) if seeds and ended else None
+    """The Pair of two groups; None where no seed was evaluated in both of them when the cooldown ended."""
+    flags, common = cooled.runs[0].flags, set(constant.seeds) & set(cooled.seeds)
+    left_out = [
+        run
+        for run in constant.runs + cooled.runs
+        if run.flags.seed in common and flags.epochs not in (row["epoch"] for row in run.rows)
+    ]
+    seeds = common - {run.flags.seed for run in left_out}
+    if not seeds:
+        return None
+    groups = (up_to(flags.epochs, group, seeds) for group in (constant, cooled))
+    return Pair(*groups, flags.epochs, flags.lr_cooldown, left_out)
+
+
+def up_to(epoch, group, seeds):
+    """The group of those runs that have these seeds, as if they had ended at the epoch."""
+    runs = [run for run in group.runs if run.flags.seed in seeds]
+    cut = [run._replace(rows=[row for row in run.rows if row["epoch"] <= epoch]) for run in runs]
+    return make_group(group.title, group.shape, cut)
 
 
 def compare(pair):
-    """The table of a pair: baseline and primary EMA at the constant rate and after the cooldown, at the last epoch.
-
-    Every difference is paired by seed.
-    """
-    accuracies = {}
-    for name, group in (("constant rate", pair.constant), ("annealed", pair.cooled)):
-        baseline, averaged = pair.accuracies(group, pair.epoch)
-        accuracies |= {f"{name}, {group.against}": baseline, f"{name}, {group.name}": averaged}
-    plain, averaged, *_ = accuracies.values()
+    """The table of a pair: baseline and average at the constant rate and after the cooldown, paired by seed."""
+    accuracies = {
+        f"{rate}, {words(label)}": 100 * group.final[label]
+        for rate, group in (("constant rate", pair.constant), ("annealed", pair.cooled))
+        for label in (group.against, group.average)
+    }
+    references = list(accuracies.values())[:2]
     rows = []
     for name, accuracy in accuracies.items():
-        over = [
-            ["-", "-"] if accuracy is reference else estimate(*mean_interval(100 * (accuracy - reference)), "+")
-            for reference in (plain, averaged)
-        ]
-        rows.append([name, *estimate(*mean_interval(100 * accuracy)), *over[0], *over[1]])
-    first, second = list(accuracies)[:2]
-    header = ["", "accuracy, %", "95% interval", f"over {first}", "95% interval", f"over {second}", "95% interval"]
-    listed = ", ".join(map(str, pair.seeds))
+        over = ("-" if accuracy is other else over_seeds(accuracy - other, "+") for other in references)
+        rows.append([name, over_seeds(accuracy), *over])
+    missing = "".join(f"; without the seed of {run.path}, which was not evaluated then" for run in pair.left_out)
     caption = (
-        f"Averaging and annealing after epoch {pair.epoch}, the last {pair.cooldown} of them cooled down; "
-        f"paired over {len(pair.seeds)} seed{'s' if len(pair.seeds) > 1 else ''} ({listed})"
+        f"Averaging and annealing after epoch {pair.epoch}, the last {pair.cooldown} of them cooled down, "
+        f"{listed(pair.cooled.seeds)}{missing}"
     )
-    return Table(caption, header, rows)
+    return Table(caption, ["", "accuracy, %", "over row 1", "over row 2"], rows)
 
 
-def draw(pair, output, name):
-    """Draws the figure of a pair into `output`, as <name>.png and .svg; returns (caption, SVG text)."""
+def draw(pair, prefix=""):
+    """The figure of a pair, as a list of one figures.Drawn."""
     caption = (
         f"Test accuracy over epochs at a constant learning rate, and where it falls to 0 over the last {pair.cooldown} "
-        f"of {pair.epoch} epochs.{figures.how_seeds_are_drawn(len(pair.seeds))}"
+        f"of {pair.epoch} epochs.{figures.how_seeds_are_drawn(pair.cooled.seeds)}"
     )
-    with matplotlib.rc_context(STYLE):
-        return caption, figures.save(annealing_figure(pair), output, name)
+    return figures.drawn(f"{prefix}annealing", caption, partial(annealing_axes, pair))
 
 
-def annealing_figure(pair):
+def annealing_axes(pair):
     """The second half of training: four curves, those of the annealed runs from where their rate begins to fall."""
-    figure, axes = figures.epoch_axes("test accuracy (%)")
-    shown = []
-    for name, group, begin, styles in (
-        ("constant rate", pair.constant, pair.epoch / 2, ((BLUE, "--"), (VERMILION, "-"))),
+    curves = []
+    for rate, group, begin, looks in (
+        ("constant rate", pair.constant, pair.epoch / 2, ((BLUE, "--"), EMA)),
         ("annealed", pair.cooled, pair.epoch - pair.cooldown, ((BLACK, ":"), (GREEN, "-."))),
     ):
-        epochs = [epoch for epoch in group.epochs if begin <= epoch <= pair.epoch]
-        curves = 100 * np.stack([pair.accuracies(group, epoch) for epoch in epochs], axis=-1)  # [2, S, E]
-        for label, values, style in zip((group.against, group.name), curves, styles, strict=True):
-            figures.curve(axes, epochs, values, *style, f"{name}, {label}, {values[:, -1].mean():.2f}% at the end")
-        shown.append(curves.ravel())
-    figures.fit(axes, np.concatenate(shown))
-    figure.legend(loc="outside upper center", fontsize=9)
-    return figure
+        epochs = [epoch for epoch in group.epochs if epoch >= begin]
+        for label, look in zip((group.against, group.average), looks, strict=True):
+            curves.append((f"{rate}, {words(label)}", look, epochs, group.curves[label][:, -len(epochs) :]))
+    return figures.epoch_axes("test accuracy (%)", curves)

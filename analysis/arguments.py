@@ -14,6 +14,11 @@ def evaluate_parser():
         if name != "predict":
             command.add_argument("--run_dir", metavar="DIR", type=path, required=True, help="of a run of train.py")
         command.add_argument("--data_dir", metavar="DIR", type=path, help="TFDS directory, if the data has moved since")
+        if name in ("export", "predict"):
+            default = "(default: of the average that is best on the validation images, else of the primary one)"
+            policies = ["raw", "averaged", "recomputed"]
+            command.add_argument("--decay", metavar="DECAY", type=decay, help=f"of the average {default}")
+            command.add_argument("--batch_stats", choices=policies, help=f"batch statistics it works with {default}")
         return command
 
     table = add("table", "compare every classifier of a run on the test set")
@@ -27,12 +32,6 @@ def evaluate_parser():
 
     export = add("export", "write one classifier as a SavedModel that needs nothing of this project")
     export.add_argument("--weights", choices=["raw", "ema"], default="ema", help="of the classifier")
-    export.add_argument("--decay", metavar="DECAY", type=decay, help="of the EMA (default: the run's primary one)")
-    export.add_argument(
-        "--batch_stats",
-        choices=["raw", "averaged", "recomputed"],
-        help="batch statistics it works with (default: the run's first)",
-    )
     export.add_argument("--output", metavar="DIR", type=path, required=True, help="new directory to write")
 
     predict = add("predict", "classify image files with the raw and the EMA weights, or with an exported classifier")
@@ -40,22 +39,15 @@ def evaluate_parser():
     source.add_argument("--run_dir", metavar="DIR", type=path, help="of a run of train.py")
     source.add_argument("--model", metavar="DIR", type=path, help="written by evaluate.py export")
     predict.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
-    predict.add_argument(
-        "images", metavar="IMAGE", nargs="+", help="JPEG, PNG, GIF, BMP or WebP file, or directory of such"
-    )
+    predict.add_argument("images", metavar="IMAGE", nargs="+", help="JPEG, PNG, GIF, BMP or WebP, or directory of such")
     return parser
 
 
 def report_parser():
-    parser = Parser(
-        prog="report.py",
-        description="Tables and figures over seeds, from run directories.",
-        formatter_class=Formatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="a run directory, or a directory of them")
-    parser.add_argument("--output", metavar="DIR", type=path, default="report", help="where to write")
-    parser.add_argument(
-        "--data_dir", metavar="DIR", type=path, help="TFDS directory of the images (default: each run's own)"
-    )
+    description = "Tables and figures over seeds, from run directories."
+    parser = Parser(prog="report.py", description=description, formatter_class=Formatter, allow_abbrev=False)
+    add = parser.add_argument
+    add("runs", metavar="RUN", nargs="+", help="a run directory, or a directory of them, however deep")
+    add("--output", metavar="DIR", type=path, default="report", help="where to write")
+    add("--data_dir", metavar="DIR", type=path, help="TFDS directory of the images (default: each run's own)")
     return parser

@@ -16,7 +16,7 @@ def choose(primary, validation):
     Args:
       primary: text of the label of the primary average.
       validation: one dict for each run, text of a label to accuracy on the images held out with --validation_size;
-        empty where none were.
+        empty where none were. Labels that begin with "raw" are of no average.
 
     Returns:
       The Choice of the average with the best mean over the runs, the first named where several are best; of the primary
@@ -26,10 +26,8 @@ def choose(primary, validation):
     means = {
         label: np.mean([accuracies[label] for accuracies in validation])
         for label in first
-        if label.startswith("ema/") and all(label in accuracies for accuracies in validation)
+        if not label.startswith("raw") and all(label in accuracies for accuracies in validation)
     }
     if not means:
         return Choice(primary, "the primary average, as no images were held out with --validation_size")
-    if len(means) == 1:
-        return Choice(next(iter(means)), "the only average")
-    return Choice(max(means, key=means.get), f"the best of {len(means)} averages on the validation images")
+    return Choice(max(means, key=means.get), f"the best of {len(means)} on the validation images")

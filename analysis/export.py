@@ -19,11 +19,12 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 import data
-from analysis import statistics
 from analysis.run_network import RestoredRun
-from training.command import UserError
-from training.files import sha256, write_arrays, write_json
-from training.labels import Label
+from analysis.statistics import log_softmax
+from analysis.table import print_wrapped
+from training.checkpoints import inside
+from training.command import SIGNALS, UserError, graceful, shown
+from training.files import naming, sha256, write_arrays, write_json
 from training.run_directory import versions
 
 # Of a probability. The exported graph computes what the run's does, in the same precision, but other shapes may take
@@ -31,158 +32,114 @@ from training.run_directory import versions
 TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-2}
 
 # Runs in a process of its own: nothing of this project is imported, as wherever the model will be served.
-ASK = """
+RELOAD = """
 import sys
 import numpy as np
 import tensorflow as tf
 
-model, questions, answers = sys.argv[1:]
-classify = tf.saved_model.load(model).signatures["serving_default"]
-images = np.load(questions)
+classify = tf.saved_model.load(".").signatures["serving_default"]
+images = np.load(sys.argv[1] + "/images.npy")
 parts = [classify(images=tf.constant(images[i : i + 500])) for i in range(0, len(images), 500)]
-np.savez(answers, **{name: np.concatenate([part[name].numpy() for part in parts]).astype(kind)
-                     for name, kind in (("probabilities", "f4"), ("class_ids", "i8"), ("class_names", "S"))})
+kinds = {"probabilities": "f4", "class_ids": "i8", "class_names": "S"}
+answers = {name: np.concatenate([part[name].numpy() for part in parts]).astype(kind) for name, kind in kinds.items()}
+np.savez(sys.argv[1] + "/answers.npz", **answers)
 """
 
 
 def main(args):
-    """Exports one classifier of a run.
-
-    Raises:
-      UserError: the output is taken, the run has no such classifier, or the export does not predict what the run does.
-    """
+    """Exports one classifier of a run."""
     output = Path(args.output)
     check_output(output)
-    with RestoredRun(args.run_dir, args.data_dir) as run:
-        label = choose(run, args.weights, args.decay, args.batch_stats)
-        manifest = write(run, label, output)
-    verified = manifest["verified"]
-    print(
-        f"{output}: {label}, test accuracy {100 * manifest['test_accuracy']:.2f}%; reloaded by itself, its predictions "
-        f"on {verified['test_images']} test images are the run's (largest difference of a probability "
-        f"{verified['largest_difference']:.1g})"
+    run = RestoredRun(args.run_dir, args.data_dir)
+    label, reason = run.choose(args.weights, args.decay, args.batch_stats)
+    others = "--weights, --decay and --batch_stats export another"
+    print_wrapped(f"exporting {label.words} ({label}) of {shown(run.path)} {run.after()}: {reason}; {others}")
+    manifest = write(run, label, output)
+    accuracy, count = manifest["test_accuracy"], manifest["verified"]["test_images"]
+    print_wrapped(
+        f"{shown(output)}: test accuracy {100 * accuracy:.2f}%; reloaded in a process of its own, its predictions on "
+        f"{count} test images are the run's"
     )
 
 
 def check_output(output):
-    if output.is_symlink() or (output.exists() and not (output.is_dir() and not any(output.iterdir()))):
+    """Refuses what is there already, but for an empty directory, and what has no parent directory."""
+    empty = output.is_dir() and not any(output.iterdir()) and not output.samefile(".")
+    if output.is_symlink() or (output.exists() and not empty):
         raise UserError(f"{output} exists already: choose another --output")
-    if not output.name:
-        raise UserError(f"{output} is the directory that you are in: choose another --output")
     if not output.parent.is_dir():
-        raise UserError(
-            f"{output.parent} is not a directory: create it (mkdir -p {shlex.quote(str(output.parent))}) or choose "
-            "another --output"
-        )
-
-
-def choose(run, weights, decay, policy):
-    """The label of the classifier asked for; the run's primary decay and first policy where not said."""
-    primary = run.primary
-    label = Label("ema", primary.decay if decay is None else str(decay), policy or primary.statistics)
-    if weights == "raw":
-        if decay is not None or policy == "averaged":
-            raise UserError("--weights raw knows no averages: leave --decay and --batch_stats averaged out", 2)
-        label = label.baseline
-    if label not in run.labels:
-        known = ", ".join(map(str, run.labels))
-        raise UserError(f"{run.path} holds no {label}, but {known}: choose one of these", 2)
-    return label
-
-
-def write(run, label, output):
-    """Exports beside `output`, checks what was written, and renames it.
-
-    Args:
-      run: RestoredRun.
-      label: of one of its classifiers.
-      output: Path, of nothing or of an empty directory.
-
-    Returns:
-      The manifest, a dict.
-
-    Raises:
-      UserError: the export does not predict what the run does; nothing is left of it.
-    """
-    logits = run.test_logits(label)
-    beside = output.with_name(f".{output.name}.new")
-    shutil.rmtree(beside, ignore_errors=True)
-    try:
-        save_model(run, beside)
-        write_arrays(beside / "weights.npz", run.network.values())
-        verified = verify(beside, run.dataset.test.images, logits, TOLERANCE[run.precision])
-        manifest = describe(run, label, logits) | {"verified": verified, "sha256": digests(beside)}
-        write_json(beside / "manifest.json", manifest)
-        beside.rename(output)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-    return manifest
+        create = f"mkdir -p {shlex.quote(str(output.parent))}"
+        raise UserError(f"{output.parent} is not a directory: create it ({create}) or choose another --output")
 
 
 def save_model(run, directory):
     """Writes the network of a RestoredRun, as it is now, as a SavedModel with the one signature serving_default."""
     with run.network.graph.as_default():  # v1's own builder calls what v2 deprecates
         ids = tf.argmax(run.outputs, 1)
-        outputs = {
-            "probabilities": tf.nn.softmax(run.outputs),
-            "class_ids": ids,
-            "class_names": tf.gather(tf.constant(data.CLASSES), ids),
-        }
-        builder = tf.saved_model.Builder(str(directory))
+        names = tf.gather(tf.constant(data.class_names(run.flags.dataset)), ids)
+        outputs = {"probabilities": tf.nn.softmax(run.outputs), "class_ids": ids, "class_names": names}
+        signature = tf.saved_model.predict_signature_def({"images": run.images}, outputs)
+        builder = tf.saved_model.Builder(directory)
         builder.add_meta_graph_and_variables(
             run.network.session,
             [tf.saved_model.tag_constants.SERVING],
-            {
-                tf.saved_model.signature_constants.DEFAULT_SERVING_SIGNATURE_DEF_KEY: (
-                    tf.saved_model.predict_signature_def({"images": run.images}, outputs)
-                )
-            },
+            {tf.saved_model.signature_constants.DEFAULT_SERVING_SIGNATURE_DEF_KEY: signature},
             saver=tf.train.Saver(run.network.variables),
             strip_default_attrs=True,
         )
         builder.save()
 
 
-def verify(directory, images, logits, tolerance):
-    """Reloads a SavedModel in a process that imports TensorFlow only, and compares its test predictions.
-
-    Args:
-      directory: of the SavedModel.
-      images, logits: [N, 32, 32, 3] uint8 and the run's own [N, 10].
-      tolerance: of a probability.
-
-    Returns:
-      What was found, for the manifest.
+def write(run, label, output, save=save_model):
+    """Exports a classifier beside the path `output`, checks what was written, and renames it; returns the manifest.
 
     Raises:
-      UserError: it does not load, or predicts something else.
+      UserError: the export does not predict what the run does, or a signal came; nothing is left of it.
     """
-    answers = ask(directory, images)
-    difference = np.abs(answers["probabilities"] - np.exp(statistics.log_softmax(logits))).max()
-    ids = logits.argmax(1)
-    names = np.array(data.CLASSES, "S")[answers["class_ids"]]
-    flips = int((answers["class_ids"] != ids).sum())
-    if flips or not difference <= tolerance or (answers["class_names"] != names).any():  # a NaN is no agreement either
-        raise UserError(
-            f"the exported model does not predict what the run does ({flips} of {len(ids)} test images in another "
-            f"class, probabilities up to {difference:.2g} apart, {tolerance:g} allowed): nothing was exported, try "
-            "again once the run is no longer training"
-        )
-    return {"test_images": len(ids), "largest_difference": float(difference), "tolerance": tolerance}
+    logits, test, classes = run.test_logits(label), run.dataset.test, data.class_names(run.flags.dataset)
+    beside = output.with_name(f".{output.name}.{os.getpid()}")
+    with graceful() as stop:
+        beside.mkdir()  # fails where there is such a directory, which is not ours
+        try:
+            with naming(output), inside(beside):
+                save(run, ".")
+            answers = reload(beside, test.images)
+            if stop.signal:
+                raise UserError(f"stopped by {SIGNALS[stop.signal]}: nothing was exported", 128 + stop.signal)
+            manifest = {
+                "classifier": str(label),
+                "weights": label.weights,
+                "decay": label.decay,
+                "batch_stats": label.statistics,
+                "classes": classes,
+                "test_accuracy": float(np.mean(logits.argmax(1) == test.labels)),
+                "data": run.dataset.source,
+                "step": run.state["step"],
+                "made": run.after(),
+                "versions": versions(),
+                "run": run.config,
+                "verified": verify(answers, logits, classes, TOLERANCE[run.precision]),
+            }
+            write_arrays(beside / "weights.npz", run.network.values())
+            write_json(beside / "manifest.json", manifest | {"sha256": digests(beside)})
+            beside.rename(output)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+    return manifest
 
 
-def ask(directory, images):
-    """The answers of a SavedModel, by output name, from a fresh process."""
+def reload(directory, images):
+    """The answers of a SavedModel, by output name, from a process that imports TensorFlow and NumPy only."""
     with tempfile.TemporaryDirectory() as scratch:
-        np.save(f"{scratch}/questions.npy", images)
-        command = [sys.executable, "-c", ASK, directory.resolve(), "questions.npy", "answers.npz"]
+        np.save(f"{scratch}/images.npy", images)
         result = subprocess.run(
-            command,
-            cwd=scratch,  # away from this project's modules
+            [sys.executable, "-c", RELOAD, scratch],
+            cwd=directory,  # away from this project's modules
             env={**os.environ, "TF_FORCE_GPU_ALLOW_GROWTH": "true"},  # this process holds memory of the GPU too
             capture_output=True,
             text=True,
             check=False,
+            start_new_session=True,  # Ctrl-C is for this process
         )
         if result.returncode:
             reason = (result.stderr.strip().splitlines() or [f"exit status {result.returncode}"])[-1]
@@ -191,19 +148,21 @@ def ask(directory, images):
             return dict(answers)
 
 
-def describe(run, label, logits):
-    """What the manifest says about a classifier and where it comes from."""
-    return {
-        "classifier": str(label),
-        "weights": label.weights,
-        "decay": label.decay,
-        "batch_stats": label.statistics,
-        "test_accuracy": float(np.mean(logits.argmax(1) == run.dataset.test.labels)),
-        "data": run.dataset.source,
-        "step": run.state["step"],
-        "versions": versions(),
-        "run": run.config,
-    }
+def verify(answers, logits, classes, tolerance):
+    """Compares the answers of a reloaded SavedModel with the run's logits [N, 10]; returns what the manifest says.
+
+    Raises:
+      UserError: a class, a name or, by more than the tolerance, a probability differs.
+    """
+    difference = np.abs(answers["probabilities"] - np.exp(log_softmax(logits))).max()
+    flips = int((answers["class_ids"] != logits.argmax(1)).sum())
+    misnamed = (answers["class_names"] != np.array(classes, "S")[answers["class_ids"]]).any()
+    if flips or misnamed or not difference <= tolerance:  # a NaN is no agreement either
+        raise UserError(
+            f"the exported model does not predict what the run does ({flips} of {len(logits)} test images in another "
+            f"class, probabilities up to {difference:.2g} apart, {tolerance:g} allowed): nothing was exported"
+        )
+    return {"test_images": len(logits), "largest_difference": float(difference), "tolerance": tolerance}
 
 
 def digests(directory):
@@ -213,20 +172,14 @@ def digests(directory):
 
 
 def read_manifest(directory):
-    """The manifest of an exported classifier whose files are all as they were written.
-
-    Raises:
-      UserError: they are not, or this is no exported classifier.
-    """
-    remedy = "name a directory that evaluate.py export has written"
+    """The manifest of an exported classifier; a UserError where its files are not all as they were written."""
     try:
-        manifest = json.loads((directory / "manifest.json").read_text())
-        label, expected = str(manifest["classifier"]), dict(manifest["sha256"])
-    except OSError:
-        raise UserError(f"{directory} holds no readable manifest.json: {remedy}") from None
-    except (ValueError, TypeError, KeyError):
-        raise UserError(f"{directory / 'manifest.json'} is damaged: export again, or {remedy}") from None
-    found = digests(directory)
-    if changed := sorted(name for name in expected if found.get(name) != expected[name]):
-        raise UserError(f"{directory / changed[0]} is not the file that was exported: export again, or {remedy}")
-    return manifest | {"classifier": label}
+        manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
+        whole = {"classifier", "classes", "made"} <= manifest.keys() and manifest["sha256"].items() <= digests(
+            directory
+        ).items()
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        whole = False
+    if not whole:
+        raise UserError(f"{directory} is not as evaluate.py export writes it: name another --model, or export again")
+    return manifest

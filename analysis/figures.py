@@ -1,96 +1,141 @@
-"""The report's figures: those over epochs are drawn here, the one over horizons in horizons.py."""
+"""The report's figures of a group: accuracy and gain over epochs, accuracy against the length of the average."""
 
-import matplotlib
+from functools import partial
+from typing import NamedTuple
+
 import numpy as np
-from matplotlib.figure import Figure  # without pyplot: no display, no global state
 
-from analysis.horizons import caption, decays, horizon_figure
 from analysis.statistics import mean_interval
-from analysis.styles import BAND_FROM, BLACK, GREEN, RAW, SIZE, STYLE, VERMILION
-from analysis.tables import shown
+from analysis.tables import shown, words
+from training import records
+from training.labels import STATISTICS, Label
+from training.records import BLACK, GREEN, PURPLE, VERMILION, YELLOW
+
+BAND_FROM = 5  # seeds; a band of fewer hides what was measured
+POLICIES = {"raw": (VERMILION, "o", "-"), "averaged": (GREEN, "s", "-."), "recomputed": (PURPLE, "^", ":")}
+CROWDED = 0.14  # of the axis: numbers that stand closer than this are slanted
 
 
-def draw(group, output, prefix):
-    """Draws every figure of a group into `output`, as <prefix><name>.png and .svg.
+class Drawn(NamedTuple):
+    """A figure, as the bytes of its files."""
 
-    Returns:
-      dict: name to (caption, SVG text).
-    """
-    accuracies = {"raw": 100 * group.raw, group.against: 100 * group.baseline, group.name: 100 * group.ema}
-    gain = 100 * (group.ema - group.baseline)
-    paired = "" if len(group.runs) == 1 else ", paired by seed"
-    words = how_seeds_are_drawn(len(group.runs))
-    gained = f"Gain of {group.name} over {group.against}, its baseline, over epochs{paired}.{words}"
-    figures = {}
-    with matplotlib.rc_context(STYLE):
-        figures["accuracy"] = (
-            f"Test accuracy of {', '.join(accuracies)} over epochs.{words}",
-            accuracy_figure(group.epochs, accuracies),
+    name: str
+    caption: str
+    png: bytes
+    svg: bytes
+
+
+def drawn(name, caption, draw):
+    """The figure whose axes `draw()` returns, as a list of one Drawn; empty where it cannot be drawn."""
+    files = records.rendered(f"figure {name}", draw, "png", "svg")
+    return [Drawn(name, caption, *files)] if files else []
+
+
+def draw_group(group, prefix=""):
+    """Every figure of a group, as Drawn; their names begin with the prefix."""
+    average, against, seeds = words(group.average), words(group.against), how_seeds_are_drawn(group.seeds)
+    caption = f"Test accuracy over epochs: {'; '.join(map(words, group.compared))}.{seeds}"
+    made = drawn(f"{prefix}accuracy", caption, partial(accuracy_axes, group))
+    caption = f"Gain of {average} over {against}, its baseline, over epochs.{seeds}"
+    made += drawn(f"{prefix}gain", caption, partial(gain_axes, group))
+    if len(group.runs[0].flags.ema_decay) > 1:
+        caption = (
+            f"Test accuracy after epoch {group.epochs[-1]} against the length of the average, 1 / (1 - decay) steps, "
+            f"in epochs; the decays stand above. Star: {average}, {group.reason}.{seeds}"
         )
-        figures["gain"] = gained, gain_figure(group.epochs, gain, group.name, group.against)
-        if decays(group.classifiers):
-            figures["horizon"] = caption(group), horizon_figure(group)
-        return {name: (caption, save(figure, output, prefix + name)) for name, (caption, figure) in figures.items()}
+        made += drawn(f"{prefix}horizon", caption, partial(horizon_axes, group))
+    return made
 
 
 def how_seeds_are_drawn(seeds):
     """The end of a caption."""
-    if seeds == 1:
+    if len(seeds) == 1:
         return ""
-    if seeds < BAND_FROM:
-        return f" Bold: mean over seeds; thin: each seed (no intervals of fewer than {BAND_FROM} seeds)."
-    return " Bold: mean over seeds; thin: each seed; band: 95% t-interval, cut off where it leaves the figure."
+    bands = f"no intervals of fewer than {BAND_FROM} seeds"
+    if len(seeds) >= BAND_FROM:
+        bands = "bands and bars: 95% t-intervals, cut off where they leave the figure"
+    return f" Bold: mean over seeds; thin or small: each seed; {bands}."
 
 
-def save(figure, output, name):
-    """Writes <name>.png and <name>.svg; returns the SVG's text."""
-    figure.savefig(output / f"{name}.png", dpi=160)
-    figure.savefig(output / f"{name}.svg", metadata={"Date": None})
-    return (output / f"{name}.svg").read_text()
+def accuracy_axes(group):
+    looks = records.RAW | {group.average: records.EMA}
+    curves = [(words(label), looks[label], group.epochs, group.curves[label]) for label in group.compared]
+    return epoch_axes("test accuracy (%)", curves)
 
 
-def accuracy_figure(epochs, accuracies):
-    """Test accuracy over epochs; accuracies: label to percentages [S, E]."""
-    figure, axes = epoch_axes("test accuracy (%)")
-    for label, values in accuracies.items():
-        colour, style = RAW.get(label, (VERMILION, "-"))
-        curve(axes, epochs, values, colour, style, f"{label}, {values[:, -1].mean():.2f}% at the end")
-    fit(axes, np.concatenate(list(accuracies.values())))
-    axes.legend(loc="best", fontsize=10)
-    return figure
+def gain_axes(group):
+    name = f"{words(group.average)}\nover {words(group.against)}"
+    return epoch_axes("gain (points)", [(name, (GREEN, "-"), group.epochs, group.gain)], "+")
 
 
-def gain_figure(epochs, gain, name, against):
-    """Accuracy of `name` less that of `against` over epochs; gain is in percentage points [S, E]."""
-    figure, axes = epoch_axes(f"gain of {name}\nover {against} (points)")
-    axes.axhline(0, color=BLACK, linewidth=1)
-    curve(axes, epochs, gain, GREEN, "-", f"{shown(gain[:, -1].mean(), '+')} points at the end")
-    fit(axes, np.append(gain, 0))
-    figure.legend(loc="outside upper center", fontsize=10)  # inside, the line at 0 may strike it through
-    return figure
+def epoch_axes(y, curves, sign=""):
+    """Curves over epochs: means over seeds, each seed and, from BAND_FROM seeds on, a band.
+
+    Args:
+      curves: of (name, (colour, line style), epochs [E], fractions [S, E]).
+      sign: "+" for differences, which have a line at 0.
+    """
+    axes = records.new_axes("epoch", y)
+    if sign:
+        axes.axhline(0, color=BLACK, linewidth=1)
+    for name, (colour, style), epochs, fractions in curves:
+        values = 100 * fractions
+        mean, half = mean_interval(values)
+        records.draw_curve(axes, epochs, mean, colour, style, f"{name}, {shown(mean[-1], sign)} at the end")
+        axes.plot(epochs, values.T, color=colour, linestyle=style, linewidth=0.6, alpha=0.5)
+        if len(values) >= BAND_FROM:
+            axes.fill_between(epochs, mean - half, mean + half, color=colour, alpha=0.18, linewidth=0)
+    lines = np.concatenate([line.get_ydata() for line in axes.lines])
+    margin = 0.08 * (lines.max() - lines.min()) or 1
+    axes.set_ylim(lines.min() - margin, lines.max() + margin)  # no band may flatten them
+    return records.with_legend(axes)
 
 
-def epoch_axes(ylabel):
-    """A figure, and its axes over epochs."""
-    figure = Figure(figsize=SIZE, layout="constrained")
-    axes = figure.subplots()
-    axes.set_xlabel("epoch")
-    axes.set_ylabel(ylabel)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    return figure, axes
+def horizon(decay, epoch_steps):
+    """Length of the average in epochs: 1 / (1 - decay) steps."""
+    return 1 / (1 - float(decay)) / epoch_steps
 
 
-def curve(axes, epochs, values, colour, style, label):
-    """The mean of values [S, E] over seeds, each seed, and the band from `BAND_FROM` seeds on."""
-    mean, half = mean_interval(values)
-    axes.plot(epochs, mean, linestyle=style, color=colour, linewidth=2, marker="o", markersize=3, label=label)
-    if len(values) > 1:
-        axes.plot(epochs, values.T, linestyle=style, color=colour, linewidth=0.6, alpha=0.5)
-    if len(values) >= BAND_FROM:
-        axes.fill_between(epochs, mean - half, mean + half, color=colour, alpha=0.18, linewidth=0)
+def horizon_axes(group):
+    """A curve for each policy of batch statistics; the raw weights are levels."""
+    width, height = records.SIZE
+    axes = records.new_axes("length of the average (epochs)", "test accuracy (%)", (width, 1.25 * height))
+    axes.margins(x=0.08)
+    axes.set_xscale("log")  # equal ratios of length are equally far apart
+    for label, (colour, style) in records.RAW.items():
+        if label in group.final:
+            axes.axhline(100 * group.final[label].mean(), color=colour, linestyle=style, label=words(label))
+    flags, row = group.runs[0].flags, group.runs[0].rows[-1]
+    lengths = {decay: horizon(decay, row["step"] / row["epoch"]) for decay in sorted(flags.ema_decay, key=float)}
+    ratio, policies = max(lengths.values()) / min(lengths.values()), flags.ema_batch_stats
+    for index, policy in enumerate(policies):
+        beside = ratio ** (0.02 * (index - (len(policies) - 1) / 2))  # so that no bar hides another
+        labels = [str(Label("ema", decay, policy)) for decay in lengths]
+        places = [beside * length for length in lengths.values()]
+        values = 100 * np.stack([group.final[label] for label in labels], 1)
+        mean, half = mean_interval(values)
+        colour, marker, line = POLICIES[policy]
+        look = {"color": colour, "marker": marker}
+        axes.plot(places, values.T, linestyle="none", markersize=3, alpha=0.6, **look)
+        bars = half if len(values) >= BAND_FROM else None
+        axes.errorbar(
+            places, mean, bars, linestyle=line, capsize=3, label=f"EMA, {STATISTICS[policy]} statistics", **look
+        )
+        if group.average in labels:
+            here, star = labels.index(group.average), {"color": YELLOW, "markeredgecolor": BLACK, "markersize": 13}
+            axes.plot(places[here], mean[here], "*", zorder=3, label=words(group.average), **star)
+    draw_ticks(axes, lengths)
+    return records.with_legend(axes)
 
 
-def fit(axes, values):
-    """Fits the y axis to what was measured: no band may flatten it."""
-    margin = 0.08 * (values.max() - values.min()) or 1
-    axes.set_ylim(values.min() - margin, values.max() + margin)
+def draw_ticks(axes, lengths):
+    """A tick for every decay of {decay as typed: length}, ascending: its length below, the decay above."""
+    above, places = axes.secondary_xaxis("top"), list(lengths.values())
+    axes.set_xticks(places, [f"{length:.3g}" for length in places])
+    above.set_xticks(places, list(lengths))
+    above.set_xlabel("decay")
+    gaps = np.diff(np.log(places))
+    for axis in (axes, above):
+        axis.set_xticks([], minor=True)
+        if gaps.min() <= CROWDED * gaps.sum():
+            axis.tick_params(axis="x", rotation=45)

@@ -4,98 +4,109 @@ Training keeps snapshots of some power-function averages. A power-function avera
 to a good approximation, a linear combination of them; least squares finds it, with closed-form inner products.
 """
 
-import zipfile
-from pathlib import Path
-
 import numpy as np
-from matplotlib.figure import Figure  # without pyplot: no display, no global state
 
+from analysis.choice import choose
+from analysis.run_files import DAMAGE, one_run
 from analysis.run_network import RestoredRun
+from analysis.table import print_wrapped
 from ema import power_gamma
-from training.command import UserError
-from training.files import write_json
-from training.flags import load_config
-from training.labels import RAW
+from training.command import UserError, shown
+from training.files import write_json, write_whole
+from training.labels import RAW, RAW_RECOMPUTED
+from training.records import new_axes, rendered, with_legend
+
+MAX_RESIDUAL = 0.05  # of the norm of a profile: what is further from it is an average of another shape
 
 
 def main(args):
     """Prints test accuracy against relative width; writes posthoc.json and posthoc.png into the run directory."""
-    load_config(args.run_dir)  # says so where it is no run at all
-    snapshots = Snapshots(args.run_dir)
+    snapshots = Snapshots(one_run(args.run_dir))
     basis = args.basis or snapshots.widths
-    unknown = sorted(set(basis) - set(snapshots.widths))
-    if unknown:
+    if unknown := sorted(set(basis) - set(snapshots.widths)):
         raise UserError(
             f"--basis {unknown[0]:g} was not tracked: choose from {', '.join(map(str, snapshots.widths))}", 2
         )
-    widths = args.widths or [
-        float(f"{width:.3g}") for width in np.geomspace(min(basis) / 2, min(2 * max(basis), 0.25), 10)
-    ]
-    results = {"basis": basis, "relative_errors": check_synthesis(snapshots, basis)}
-    with RestoredRun(args.run_dir, args.data_dir) as run:
-        results |= evaluate_widths(run, widths, snapshots.synthesise(widths, basis))
+    grid = np.geomspace(min(basis) / 2, min(2 * max(basis), 0.25), 10)
+    widths = args.widths or [float(f"{width:.3g}") for width in grid]
+    evaluate(RestoredRun(args.run_dir, args.data_dir), snapshots, basis, widths)
+
+
+def evaluate(run, snapshots, basis, widths):
+    """Evaluates averages of relative widths `widths`, made from those of widths `basis`, with recomputed statistics."""
+    step, raw_step, count = snapshots.step, run.state["step"], len(snapshots.files)
+    print_wrapped(
+        f"{shown(run.path)}: averages {run.after(step)}, made from {', '.join(map(str, basis))} in {count} snapshots"
+    )
+    if step != raw_step:
+        print_wrapped(
+            f"warning: the raw weights are those {run.after()}, to be compared with no average of step {step}"
+        )
+    errors = check_synthesis(snapshots, basis)
+    run.network.load(run.values(RAW))
+    raw = show_accuracies(run, f"{RAW_RECOMPUTED.words}, after step {raw_step}")
+    rows = []
+    for width, weights, residual in zip(widths, *snapshots.synthesise(widths, basis), strict=True):
+        run.network.load(weights)
+        warning = f" (warning: over {MAX_RESIDUAL:.0%})" if residual > MAX_RESIDUAL else ""
+        found = show_accuracies(run, f"width {width:g}", f", residual {residual:.2%}{warning}")
+        rows.append({"width": width, **found, "residual": residual})
+    results = {"basis": basis, "step": step, "raw_step": raw_step, "relative_errors": errors}
+    results |= {"raw/recomputed": raw["accuracy"], "widths": rows, "chosen": choose_width(rows)}
     write_json(run.path / "posthoc.json", results)
-    draw_widths(run.path / "posthoc.png", results)
+    if png := rendered("posthoc.png", lambda: draw_widths(results), "png"):
+        write_whole(run.path / "posthoc.png", *png)
+
+
+def show_accuracies(run, name, more=""):
+    """Prints the accuracies of the weights that the network has now, with recomputed statistics; returns a dict."""
+    run.recompute()
+    found = run.accuracies()
+    held_out = f", validation {100 * found['validation']:.2f}%" if "validation" in found else ""
+    print(f"{name}: {100 * found['test']:.2f}%{held_out}{more}", flush=True)
+    return {"accuracy": found.pop("test")} | found
+
+
+def choose_width(rows):
+    """The width that is best on the validation images, of those that the snapshots can make; None where there is none.
+
+    Args:
+      rows: dicts with the keys width, accuracy, residual and, where images are held out, validation.
+    """
+    sound = {f"width {row['width']:g}": row for row in rows if row["residual"] <= MAX_RESIDUAL}
+    name, reason = choose(None, [{name: row["validation"] for name, row in sound.items() if "validation" in row}])
+    chosen = f"{name}, {reason}, test accuracy {100 * sound[name]['accuracy']:.2f}%" if name else "no width"
+    print_wrapped(
+        f"chosen: {chosen}. A choice takes images held out with --validation_size; residual is how far what the "
+        f"snapshots make is from the profile of the width, and over {MAX_RESIDUAL:.0%} it is no such average. --widths "
+        "makes others."
+    )
+    return sound[name]["width"] if name else None
 
 
 def check_synthesis(snapshots, basis):
     """Relative weight error of every tracked average that is not in the basis, made from it: width as text to error."""
     errors = {}
     checked = sorted(set(snapshots.widths) - set(basis))
-    for width, made in zip(checked, snapshots.synthesise(checked, basis), strict=True):
+    for width, made in zip(checked, snapshots.synthesise(checked, basis)[0], strict=True):
         errors[f"{width:g}"] = error = relative_error(made, snapshots.tracked(width))
-        print(f"width {width:g}: made from {basis} and tracked directly, relative weight error {error:.2%}")
+        print(f"width {width:g}, which training tracked too: relative weight error {error:.2%}")
     return errors
 
 
-def evaluate_widths(run, widths, averages):
-    """Accuracy of power-function averages with recomputed statistics.
-
-    Args:
-      run: RestoredRun.
-      widths, averages: relative widths, and for each variable name to array.
-
-    Returns:
-      "raw/recomputed": test accuracy of the raw weights; "widths": a dict for each width, with test and, where images
-      are held out, validation accuracy; then also "chosen": the width that is the best on the validation images.
-    """
-
-    def show(name):
-        run.recompute()
-        found = run.accuracies()
-        held_out = f", validation {100 * found['validation']:.2f}%" if "validation" in found else ""
-        print(f"{name}: {100 * found['test']:.2f}%{held_out}", flush=True)
-        return {"accuracy": found.pop("test")} | found
-
-    run.network.load(run.values(RAW))
-    raw = show("raw weights, recomputed statistics")
-    rows = []
-    for width, weights in zip(widths, averages, strict=True):
-        run.network.load(weights)
-        rows.append({"width": width} | show(f"width {width:g}"))
-    results = {"raw/recomputed": raw["accuracy"], "widths": rows}
-    if "validation" not in raw:
-        return results
-    best = max(rows, key=lambda row: row["validation"])
-    print(f"chosen on the validation images: width {best['width']:g}, test accuracy {100 * best['accuracy']:.2f}%")
-    return results | {"chosen": best["width"]}
-
-
-def draw_widths(path, results):
-    widths = [100 * row["width"] for row in results["widths"]]
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(widths, [100 * row["accuracy"] for row in results["widths"]], marker="o", label="post-hoc EMA")
-    axes.axhline(100 * results["raw/recomputed"], linestyle="--", color="grey", label="raw weights")
-    for row in results["widths"]:
-        if row["width"] == results.get("chosen"):
-            chosen = 100 * row["width"], 100 * row["accuracy"]
-            axes.plot(*chosen, marker="*", markersize=14, linestyle="", label="chosen on validation")
-    axes.set_xlabel("relative width of the average (% of training)")
-    axes.set_ylabel("test accuracy (%), recomputed statistics")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=120)
+def draw_widths(results):
+    """The axes of test accuracy against width; widths that the snapshots cannot make are crosses."""
+    axes = new_axes("relative width of the average (% of training)", "test accuracy (%), recomputed statistics")
+    for style, label, drawn in (
+        ("o-", "post-hoc EMA", lambda row: row["residual"] <= MAX_RESIDUAL),
+        ("x", "residual over 5%", lambda row: row["residual"] > MAX_RESIDUAL),
+        ("r*", "chosen", lambda row: row["width"] == results["chosen"]),
+    ):
+        if points := [(100 * row["width"], 100 * row["accuracy"]) for row in results["widths"] if drawn(row)]:
+            axes.plot(*zip(*points, strict=True), style, label=label)
+    raw = f"raw weights after step {results['raw_step']}"
+    axes.axhline(100 * results["raw/recomputed"], linestyle="--", color="grey", label=raw)
+    return with_legend(axes)
 
 
 def inner_products(t_a, gamma_a, t_b, gamma_b):
@@ -119,27 +130,30 @@ def coefficients(times, gammas, target_time, target_gamma):
       target_time, target_gamma: of the average to make.
 
     Returns:
-      [n] float64.
+      ([n] float64 that add up to 1, as the weights of an average do; the residual: the norm of the difference between
+      the profile that they make and the target's, relative to the norm of the target's).
     """
     t, gamma = np.asarray(times, np.float64), np.asarray(gammas, np.float64)
+    target = np.float64(target_time), np.float64(target_gamma)
     gram = inner_products(t[:, None], gamma[:, None], t[None, :], gamma[None, :])
-    right = inner_products(t, gamma, np.float64(target_time), np.float64(target_gamma))
-    return np.linalg.lstsq(gram, right, rcond=None)[0]
+    right = inner_products(t, gamma, *target)
+    shares = np.linalg.lstsq(gram, right, rcond=None)[0]
+    shares /= shares.sum()
+    square = inner_products(*target, *target)
+    difference = shares @ gram @ shares - 2 * shares @ right + square
+    return shares, float(np.sqrt(max(difference, 0) / square))  # rounding may leave less than nothing
 
 
 class Snapshots:
-    """The snapshots of a run directory.
-
-    Raises:
-      UserError: there are none, or one is damaged.
-    """
+    """The snapshots of a run directory; a UserError where there are none, or one is damaged."""
 
     def __init__(self, path):
-        self.files = sorted((Path(path) / "snapshots").glob("step-*.npz"))
+        self.files = sorted((path / "snapshots").glob("step-*.npz"))
         if not self.files:
             raise UserError(f"{path} holds no snapshots: train with --ema_power 0.05 0.1 to keep them")
         last = _load(self.files[-1])
         self.widths = sorted({float(key.partition("/")[0]) for key in last if key != "updates"})
+        self.step = int(self.files[-1].stem.removeprefix("step-"))
         self.final_time = last["updates"]
 
     def tracked(self, width):
@@ -147,42 +161,40 @@ class Snapshots:
         return _of_width(_load(self.files[-1]), width)
 
     def synthesise(self, widths, basis):
-        """Power-function averages of other widths at the end of the run.
-
-        Args:
-          widths: relative widths to make.
-          basis: tracked widths to make them from.
+        """Makes averages of relative widths `widths`, at the last snapshot, from the tracked ones of widths `basis`.
 
         Returns:
-          For each width, variable name to float64 array.
+          (for each width, variable name to float64 array; for each width, the residual of `coefficients`).
         """
         times = [_load(file)["updates"] for file in self.files]
         grid = [(time, power_gamma(width)) for time in times for width in basis]
-        shares = [coefficients(*zip(*grid, strict=True), self.final_time, power_gamma(width)) for width in widths]
-        results = [{} for _ in widths]
+        found = [coefficients(*zip(*grid, strict=True), self.final_time, power_gamma(width)) for width in widths]
+        averages = [{} for _ in widths]
         for i, file in enumerate(self.files):  # one snapshot in memory at a time
             arrays = _load(file)
             for j, width in enumerate(basis):
                 for name, value in _of_width(arrays, width).items():
-                    for result, share in zip(results, shares, strict=True):
-                        term = share[i * len(basis) + j] * value.astype(np.float64)
-                        result[name] = result[name] + term if name in result else term
-        return results
+                    for average, (shares, _) in zip(averages, found, strict=True):
+                        average[name] = average.get(name, 0) + shares[i * len(basis) + j] * value.astype(np.float64)
+        return averages, [residual for _, residual in found]
 
 
 def relative_error(weights, reference):
     """||weights - reference|| / ||reference|| over all variables, each variable name to array."""
-    squares = sum(float(np.sum((weights[name] - reference[name].astype(np.float64)) ** 2)) for name in reference)
-    return (squares / sum(float(np.sum(value.astype(np.float64) ** 2)) for value in reference.values())) ** 0.5
+    one, other = (
+        np.concatenate([values[name].ravel().astype(np.float64) for name in reference])
+        for values in (weights, reference)
+    )
+    return float(np.linalg.norm(one - other) / np.linalg.norm(other))
 
 
 def _load(file):
     try:
         with np.load(file, allow_pickle=False) as arrays:
-            found = dict(arrays)
-        found["updates"] = int(found["updates"])
-        return found
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            return {name: arrays[name] for name in arrays.files if name != "updates"} | {
+                "updates": int(arrays["updates"])
+            }
+    except DAMAGE as error:
         raise UserError(f"{file} is damaged ({error}): delete it, the other snapshots may suffice") from None
 
 

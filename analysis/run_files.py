@@ -1,13 +1,22 @@
-"""A run directory, read: its flags, what config.json says of where it was made, its evaluations. No TensorFlow."""
+"""The files of a run, read: its flags, evaluations and predictions; and which directories are runs. No TensorFlow."""
 
 import argparse
 import json
+import shlex
+import textwrap
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
-from training.command import UserError
+import numpy as np
+
+from training.command import UserError, script
 from training.flags import load_config, load_flags
-from training.labels import Label
+from training.labels import Label, baseline_of
+
+CLASS_COUNT = 10
+# What reading a file raises that is missing, torn or something else.
+DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RecursionError, zipfile.BadZipFile)
 
 
 class FinishedRun(NamedTuple):
@@ -17,65 +26,112 @@ class FinishedRun(NamedTuple):
     rows: list  # of metrics.jsonl
 
 
+class Predictions(NamedTuple):
+    """Of one run and N test images."""
+
+    run: FinishedRun
+    epoch: int  # its last
+    labels: np.ndarray  # true classes [N] int64
+    ema: np.ndarray  # logits [N, 10] of an EMA classifier
+    baseline: np.ndarray  # the same of its baseline
+
+
 def expand(names):
-    """The run directories named, or found one level below those named; each once, in order."""
+    """The run directories named and, in the place of other directories, those below them; each once."""
     found = {}
-    for path in map(Path, names):
-        if not path.is_dir():
-            raise UserError(f"{path} is no directory: name the --run_dir of a run of train.py")
-        # A seed-* without a config.json is a run that failed: it must be named, not passed over.
-        below = sorted(
-            child
-            for child in path.iterdir()
-            if child.is_dir() and (child.name.startswith("seed-") or (child / "config.json").exists())
-        )
-        if not below or (path / "metrics.jsonl").exists():
-            below.insert(0, path)
-        for run in below:
+    for name in names:
+        for run in runs_of(Path(name)):
             found.setdefault(run.resolve(), run)
     return list(found.values())
 
 
-def read_run(path):
-    """Reads a run directory.
+def runs_of(path):
+    """The run that a directory is, or those below it, however deep, in order; a UserError where there are none."""
+    found, todo = [], [path] if path.is_dir() else []
+    while todo:
+        folder = todo.pop()
+        if (folder / "config.json").exists():
+            found.append(folder)
+        elif folder == path or not folder.is_symlink():  # a link may lead back up
+            todo += (child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+    if not found:
+        raise UserError(f"{path} holds no run of train.py: name what was the --run_dir of one")
+    return sorted(found)
 
-    Raises:
-      UserError: it holds no run, no evaluation, or is damaged.
-    """
-    flags = load_flags(path)
-    config = load_config(path)
+
+def one_run(name):
+    """The path of a run; where it is none, the UserError names those that lie below."""
+    path, found = Path(name), runs_of(Path(name))
+    if found != [path]:
+        below = textwrap.shorten(", ".join(str(run.relative_to(path)) for run in found), 200)
+        raise UserError(
+            f"{path} is no run, but holds {below}: name one of these with --run_dir, or compare them with "
+            f"{script('report')} {shlex.quote(str(path))}"
+        )
+    return path
+
+
+def read_run(path):
+    """Reads a run directory; a UserError where it holds no run, no evaluation, or is damaged."""
+    flags, config = load_flags(path), load_config(path)
     if not isinstance(config.get("versions", {}), dict):
         raise UserError(f"{path / 'config.json'} is damaged (versions is no object): leave {path} out")
     file = path / "metrics.jsonl"
     try:
-        lines = file.read_text().splitlines() if file.exists() else []
-        rows = [check_row(json.loads(line)) for line in _without_torn_end(lines)]
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        text = file.read_text(encoding="utf-8") if file.exists() else ""
+        # Whole lines alone: what comes after the last line break is of a line that a crash cut short.
+        rows = [check_row(json.loads(line)) for line in text.split("\n")[:-1]]
+    except DAMAGE as error:
         raise UserError(f"{file} is damaged ({error}): restore it from a copy, or leave {path} out") from None
     if not rows:
         raise UserError(f"{path} holds no evaluation yet: let it train with --resume, or leave it out")
     return FinishedRun(path, flags, config, rows)
 
 
-def _without_torn_end(lines):
-    """The lines without a last one that a crash cut short, which is no damage; any other is."""
-    try:
-        json.loads(lines[-1] if lines else "null")
-    except (ValueError, RecursionError):
-        return lines[:-1]
-    return lines
-
-
 def check_row(row):
     """Returns the row of metrics.jsonl; raises ValueError, KeyError or TypeError where the report cannot use it."""
-    named = {"raw_accuracy": row["raw_accuracy"], "ema_accuracy": row["ema_accuracy"], **row.get("classifiers", {})}
+    named = {"raw_accuracy": row["raw_accuracy"], "ema_accuracy": row["ema_accuracy"], **row["classifiers"]}
     for accuracies in (named, row.get("validation", {})):
         for name, accuracy in accuracies.items():
             if not 0 <= accuracy <= 1:  # NaN fails too
                 raise ValueError(f"{name} {accuracy!r} is no fraction")
-    for label in row.get("classifiers", {}):
-        Label.parse(label)
+    if not {"raw", "ema"} <= {Label.parse(label).weights for label in row["classifiers"]}:
+        raise ValueError("it lacks raw or averaged weights")
     for name in ("epoch", "step"):
         if not isinstance(row[name], int) or row[name] < 1:
             raise ValueError(f"{name} {row[name]!r}")
     return row
+
+
+def read_predictions(run, ema):
+    """The Predictions of a FinishedRun; ema: text of the label of an EMA classifier.
+
+    Raises:
+      UserError: there is no such file, it is damaged, or lacks the classifier.
+    """
+    path = run.path / "predictions.npz"
+    if not path.exists():
+        raise UserError(f"{run.path} holds no predictions.npz")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            labels, *scores = (arrays[name] for name in ("labels", ema, baseline_of(ema, arrays.files)))
+    except KeyError as error:
+        raise UserError(f"{path} lacks an array ({error.args[0]})") from None
+    except DAMAGE as error:
+        raise UserError(f"{path} is damaged ({error})") from None
+    classes = labels.ndim == 1 and labels.dtype.kind in "iu" and ((labels >= 0) & (labels < CLASS_COUNT)).all()
+    shape = (len(labels), CLASS_COUNT) if classes and len(labels) else None
+    if not all(array.shape == shape and array.dtype.kind == "f" and np.isfinite(array).all() for array in scores):
+        raise UserError(f"{path} is damaged: labels that are not classes, or scores [N, 10] that are not finite")
+    return Predictions(run, run.rows[-1]["epoch"], labels.astype(np.int64), *scores)
+
+
+def predictions_of_step(path, step):
+    """The arrays of the predictions.npz of a run directory; {} where there is none of `step`, or a damaged one."""
+    try:
+        if json.loads((path / "summary.json").read_text(encoding="utf-8"))["step"] != step:
+            return {}
+        with np.load(path / "predictions.npz", allow_pickle=False) as arrays:
+            return dict(arrays)
+    except DAMAGE:
+        return {}

@@ -1,28 +1,26 @@
 """A finished run brought back to life: one network whose variables take the values of any of its classifiers."""
 
 import functools
-from pathlib import Path
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
 import data
 import ema
+from analysis.choice import choose
+from analysis.run_files import one_run
 from model import classifier
 from training import checkpoints, device
 from training.command import UserError
 from training.flags import load_config, load_flags, load_precision
+from training.labels import Label, primary
 from training.settings import labels_of
 
 BATCH = 500  # images: what fits every machine, and what training evaluates with
 
 
 class Network:
-    """What `build` builds in a graph of its own, with a session, and variables that take any values.
-
-    Args:
-      build: function without arguments.
-    """
+    """What the function `build` builds in a graph of its own, with a session, and variables that take any values."""
 
     def __init__(self, build):
         with tf.Graph().as_default() as self.graph:
@@ -44,37 +42,28 @@ class Network:
 
 
 class RestoredRun:
-    """The newest whole checkpoint of a run, in a graph that is a test classifier and nothing else. A context manager.
+    """The newest whole checkpoint of a run, in a graph that is a test classifier and nothing else.
 
-    `take` makes the network one of the run's classifiers; `logits` asks it.
-
-    Args:
-      run_dir: of the run.
-      data_dir: TFDS directory, if the data has moved since.
+    `use` makes the network one of the run's classifiers; `logits` and `accuracies` are of what it is now. `data_dir` is
+    the TFDS directory, if the data has moved since.
 
     Raises:
       UserError: there is no such run, or it has no whole checkpoint.
     """
 
     def __init__(self, run_dir, data_dir=None):
-        self.path, self.config = Path(run_dir), load_config(run_dir)
-        self.flags, self.precision = load_flags(run_dir), load_precision(run_dir)
+        self.path = one_run(run_dir)
+        self.config, self.flags, self.precision = load_config(run_dir), load_flags(run_dir), load_precision(run_dir)
         self.flags.data_dir = data_dir or self.flags.data_dir
         self.saved, self.state = checkpoints.read(self.path)
-        self.labels = labels_of(
-            self.flags.ema_decay, list(dict.fromkeys([*self.flags.ema_batch_stats, "raw", "recomputed"]))
-        )
-        self.primary = next(label for label in self.labels if label.weights == "ema")
+        self.last = (self.state["rows"] or [{}])[-1]  # evaluation, as in metrics.jsonl
+        # Beside those that it was trained with, these need nothing but its checkpoint and its data.
+        policies = dict.fromkeys([*self.flags.ema_batch_stats, "raw", "recomputed"])
+        self.labels = labels_of(self.flags.ema_decay, list(policies))
         self.classifier = functools.partial(classifier, width=self.flags.width, dtype=tf.as_dtype(self.precision))
         device.choose("auto")
         self.network = Network(self._build)
         self.images, self.outputs = self.network.built
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.network.session.close()
 
     def _build(self):
         """(uint8 images [N, 32, 32, 3], logits [N, 10] float32), for any N."""
@@ -90,6 +79,36 @@ class RestoredRun:
         """The data.Dataset that the run is evaluated with."""
         return data.load_to_evaluate(self.flags)
 
+    def after(self, step=None):
+        """After which step and epoch, in words; those of the checkpoint where no step is given."""
+        step, epochs = step or self.state["step"], self.flags.epochs
+        if not self.last:
+            return f"after step {step}, before the first evaluation (unfinished)"
+        epoch = step * self.last["epoch"] / self.last["step"]
+        return f"after step {step}, epoch {epoch:.4g} of {epochs}{' (unfinished)' if epoch < epochs else ''}"
+
+    def choose(self, weights="ema", decay=None, policy=None):
+        """The classifier that is asked for, what is left open as of the average that analysis.choice chooses.
+
+        Returns:
+          (Label, why that one: a phrase).
+
+        Raises:
+          UserError: the run has no such classifier.
+        """
+        text, reason = choose(primary(map(str, self.labels)), [self.last.get("validation", {})])
+        chosen = Label.parse(text)
+        if weights == "raw" and (decay or policy == "averaged"):
+            raise UserError("--weights raw has no averages: leave --decay and --batch_stats averaged out", 2)
+        if weights == "raw":
+            label = Label("raw", None, policy or chosen.baseline.statistics)
+        else:
+            label = Label("ema", decay or chosen.decay, policy or chosen.statistics)
+        if label not in self.labels:
+            known = ", ".join(map(str, self.labels))
+            raise UserError(f"{self.path} holds no {label}, but {known}: choose one of these", 2)
+        return label, reason if label == chosen else f"asked for in the place of {chosen.words}"
+
     @functools.cached_property
     def _recomputing(self):
         """The network over the run's first training images, and the operation that recomputes its statistics."""
@@ -102,7 +121,7 @@ class RestoredRun:
         return Network(build)
 
     def values(self, label):
-        """What classifier `label` reads: variable name of the raw network to array; recomputed statistics excepted."""
+        """What a classifier reads: variable name of the raw network to array; recomputed statistics excepted."""
         names = [variable.op.name for variable in self.network.variables]
         if label.weights == "raw":
             return {name: self.saved[name] for name in names}
@@ -111,17 +130,10 @@ class RestoredRun:
         shadowed = names if label.statistics == "averaged" else trainable
         return {name: self.saved[f"{name}/{suffix}" if name in shadowed else name] for name in names}
 
-    def take(self, label):
-        """Makes the network classifier `label`, its batch statistics recomputed where that is its policy.
-
-        Raises:
-          UserError: the run has no such classifier.
-        """
-        if label not in self.labels:
-            known = ", ".join(map(str, self.labels))
-            raise UserError(f"{self.path} holds no {label}, but {known}: choose one of these", 2)
+    def use(self, label):
+        """Makes the network classifier `label`, its batch statistics recomputed where that is its policy."""
         self.network.load(self.values(label))
-        if label.statistics == "recomputed":
+        if label.recomputed:
             self.recompute()
 
     def recompute(self):
@@ -144,7 +156,7 @@ class RestoredRun:
 
     def test_logits(self, label):
         """[N, 10] float32 of classifier `label` on the test set."""
-        self.take(label)
+        self.use(label)
         return self.logits(self.dataset.test.images)
 
     def accuracies(self):

@@ -9,14 +9,7 @@ import scipy  # scipy.stats, which takes most of a second, is imported when a fu
 from training.labels import baseline_of
 
 CONFIDENCE = 0.95
-
-# ---------------------------------------------------------------------------------------------------------------
-# Over seeds
-
-
-def t_quantile(freedom, confidence=CONFIDENCE):
-    """The t with P(|T| < t) = confidence, for Student's t with `freedom` degrees of freedom."""
-    return float(scipy.stats.t.ppf((1 + confidence) / 2, freedom))
+INTERVAL_FROM = 3  # seeds; a t-interval of two is 18 standard errors long: the two values say more
 
 
 def mean_interval(values):
@@ -26,23 +19,20 @@ def mean_interval(values):
       values: [S, ...], one row per seed. For a paired comparison: the differences, seed by seed.
 
     Returns:
-      (mean, half): each [...]; half is None with a single seed, which says nothing about the spread.
+      (mean, half): each [...]; half is None below INTERVAL_FROM seeds.
     """
     values = np.asarray(values, np.float64)
     seeds = len(values)
-    if seeds == 1:
-        return values[0], None
-    return values.mean(0), t_quantile(seeds - 1) * values.std(0, ddof=1) / math.sqrt(seeds)
+    if seeds < INTERVAL_FROM:
+        return values.mean(0), None
+    t = scipy.stats.t.ppf((1 + CONFIDENCE) / 2, seeds - 1)
+    return values.mean(0), t * values.std(0, ddof=1) / math.sqrt(seeds)
 
 
 def churn(answers):
     """Share of the images on which two seeds disagree, averaged over all pairs (Milani Fard et al. 2016).
 
-    Args:
-      answers: [S, N], the class that each seed gives each image; S at least 2.
-
-    Returns:
-      A fraction in [0, 1].
+    `answers` [S, N] is the class that each seed gives each image; S is at least 2.
     """
     return float(np.mean([(one != other).mean() for one, other in itertools.combinations(answers, 2)]))
 
@@ -60,28 +50,20 @@ def pairs_interval(statistic, values):
       values: [S, ...], one row per seed; S at least 2.
 
     Returns:
-      (value, half), floats; half is None with two seeds: without one of them there is no pair.
+      (value, half), floats; half is None below INTERVAL_FROM seeds.
     """
     whole, seeds = statistic(values), len(values)
-    if seeds == 2:
+    if seeds < INTERVAL_FROM:
         return whole, None
     parts = np.array([statistic(np.delete(values, seed, 0)) for seed in range(seeds)])
     _, half = mean_interval(seeds * whole - (seeds - 1) * parts)
     return whole, float(half)
 
 
-# ---------------------------------------------------------------------------------------------------------------
-# Over the images of one run
-
-
 def wilson_interval(correct, total):
-    """The 95% interval of Wilson (1927) for a proportion; it stays within [0, 1] and holds near the ends.
+    """The 95% interval (low, high) of Wilson (1927) for the proportion of two counts, `total` at least 1.
 
-    Args:
-      correct, total: counts, total at least 1.
-
-    Returns:
-      (low, high), fractions.
+    It stays within [0, 1] and holds near the ends.
     """
     low, high = scipy.stats.binomtest(correct, total).proportion_ci(CONFIDENCE, method="wilson")
     return float(low), float(high)
@@ -90,11 +72,8 @@ def wilson_interval(correct, total):
 def mcnemar_p_value(fixed, broken):
     """The exact two-sided p-value of McNemar's test: are `fixed` and `broken` a fair coin's heads and tails?
 
-    Args:
-      fixed, broken: how many images one classifier alone has right, and the other alone.
-
-    Returns:
-      min(1, 2 P(X <= min(fixed, broken))) for X binomial (fixed + broken, 1/2); 1 where there is none of either.
+    They count the images that one classifier alone has right, and the other alone. It is min(1, 2 P(X <= min(fixed,
+    broken))) for X binomial (fixed + broken, 1/2); 1 where there is none of either.
     """
     flips = fixed + broken
     return float(scipy.stats.binomtest(fixed, flips).pvalue) if flips else 1.0
@@ -107,20 +86,16 @@ def log_softmax(logits):
 
 
 def cross_entropy(logits, labels):
-    """The mean cross-entropy in nats of logits [N, K] and true classes [N]."""
+    """Mean over images in nats, of logits [N, K] and true classes [N]."""
     return float(-log_softmax(logits)[np.arange(len(labels)), labels].mean())
 
 
-def expected_calibration_error(probabilities, labels, bins=15):
-    """How far confidence is from accuracy, averaged over images (Guo et al. 2017): 15 bins of equal width.
+def calibration_error(logits, labels, bins=15):
+    """The expected calibration error (Guo et al. 2017) of logits [N, K] and true classes [N], a fraction.
 
-    Args:
-      probabilities: [N, K].
-      labels: [N].
-
-    Returns:
-      A fraction in [0, 1].
+    It is how far confidence is from accuracy, in bins of equal width, averaged over images.
     """
+    probabilities = np.exp(log_softmax(logits))
     confidence = probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == labels
     which = np.minimum((confidence * bins).astype(int), bins - 1)
@@ -144,14 +119,8 @@ def compare(logits, labels):
     rows = []
     for label, values in logits.items():
         low, high = wilson_interval(int(right[label].sum()), len(labels))
-        row = {
-            "label": label,
-            "accuracy": float(right[label].mean()),
-            "low": low,
-            "high": high,
-            "loss": cross_entropy(values, labels),
-            "ece": expected_calibration_error(np.exp(log_softmax(values)), labels),
-        }
+        row = {"label": label, "accuracy": float(right[label].mean()), "low": low, "high": high}
+        row |= {"loss": cross_entropy(values, labels), "ece": calibration_error(values, labels)}
         rows.append(row | _paired(right, label))
     return rows
 

@@ -3,66 +3,48 @@
 import csv
 import json
 import sys
-from typing import NamedTuple
+import textwrap
 
-import numpy as np
-
-from analysis.predictions import at_the_end
+from analysis.run_files import predictions_of_step
 from analysis.run_network import RestoredRun
 from analysis.statistics import compare
+from analysis.tables import Table, as_text
+from training.command import shown
+from training.labels import STATISTICS, Label
 from training.log import split_gains
 
-
-class Answers(NamedTuple):
-    """What the classifiers of a run say, by label as text."""
-
-    labels: np.ndarray  # true classes of the test images [N]
-    logits: dict  # of the test images [N, 10]
-    validation: dict  # accuracy on the images held out; empty where none are
+COLUMNS = ["", "accuracy", "95% interval", "loss", "ece", "fixed", "broken", "p-value"]
+EXPLANATION = (
+    "ece: expected calibration error. fixed, broken: images that this classifier alone has right, and its baseline "
+    "alone. against: that baseline, the raw weights, with recomputed statistics for an EMA that has such. p-value: of "
+    "McNemar's exact test that fixed and broken are equally likely."
+)
 
 
 def main(args):
     """Prints one row per classifier, in the format asked for."""
-    with RestoredRun(args.run_dir, args.data_dir) as run:
-        answers = told(run) or asked(run)
-    rows = compare(answers.logits, answers.labels)
-    print_rows(with_choice(rows, answers.validation) if answers.validation else rows, args.format)
+    run = RestoredRun(args.run_dir, args.data_dir)
+    print_rows(run, rows_of(run), args.format)
 
 
-def told(run):
-    """The Answers that the run wrote down when it ended, which are not computed again; None where one is missing."""
-    saved = at_the_end(run.path, run.state["step"])
-    names = list(map(str, run.labels))
-    if not saved.keys() >= {"labels", *names}:
-        return None
-    return Answers(saved["labels"], {name: saved[name] for name in names}, run.state["rows"][-1].get("validation", {}))
+def rows_of(run):
+    """A dict for each classifier of a RestoredRun: what `statistics.compare` says, the step, and whether it is chosen.
 
-
-def asked(run):
-    """The Answers of the run's newest checkpoint."""
-    logits, validation = {}, {}
-    for label in run.labels:
-        logits[str(label)] = run.test_logits(label)
-        if held_out := run.dataset.validation:
-            validation[str(label)] = float(np.mean(run.logits(held_out.images).argmax(1) == held_out.labels))
-    return Answers(run.dataset.test.labels, logits, validation)
-
-
-def with_choice(rows, validation):
-    """The rows with their accuracy on the images held out, and `chosen`: true for the EMA that is the best there.
-
-    The test set has no part in the choice, so the test accuracy of the row chosen is an honest one.
-
-    Args:
-      rows: of `compare`.
-      validation: label to accuracy.
+    Where images are held out, also its accuracy on these at the last evaluation, `validation`, None where training did
+    not evaluate it. The test set has no part in the choice, so the test accuracy of the row chosen is an honest one.
     """
-    averages = [label for label in validation if label.startswith("ema/")]
-    best = max(averages, key=validation.get)
-    return [row | {"validation": validation[row["label"]], "chosen": row["label"] == best} for row in rows]
+    saved = predictions_of_step(run.path, run.state["step"])  # what training left is not computed again
+    logits = {str(label): saved[str(label)] if str(label) in saved else run.test_logits(label) for label in run.labels}
+    rows = compare(logits, saved["labels"] if saved else run.dataset.test.labels)
+    chosen, _ = run.choose()
+    for row in rows:
+        row |= {"step": run.state["step"], "chosen": row["label"] == str(chosen)}
+        if "validation" in run.last:
+            row["validation"] = run.last["validation"].get(row["label"])
+    return rows
 
 
-def print_rows(rows, style):
+def print_rows(run, rows, style):
     if style == "json":
         print(json.dumps(rows, indent=2))
     elif style == "csv":
@@ -70,27 +52,36 @@ def print_rows(rows, style):
         writer.writeheader()
         writer.writerows(rows)
     else:
-        print(as_text(rows))
-        for line in split_gains({row["label"]: row["accuracy"] for row in rows}):
-            print(line)
+        print_wrapped(f"{shown(run.path)} {run.after()}")
+        print("", *as_lines(rows), "", sep="\n")
+        note = f"* chosen: {run.choose()[1]}; export and predict use it, or what --decay and --batch_stats name."
+        print_wrapped(note, EXPLANATION, *split_gains({row["label"]: row["accuracy"] for row in rows}))
 
 
-def as_text(rows):
-    """The table for a terminal: accuracy and interval in percent, flips and p-value against each one's own baseline."""
-    width = max(len(row["label"]) for row in rows)
-    wide = max(len(row["against"] or "against") for row in rows)
-    header = "accuracy       95% interval    loss    ece  fixed  broken  p-value"
-    lines = [f"{'classifier':<{width}}  {header}  {'against':>{wide}}"]
-    for row in rows:
-        against = ("    -", "     -", "      -", f"{'-':>{wide}}")
-        if row["against"]:
-            flips = (f"{row['fixed']:5d}", f"{row['broken']:6d}", f"{row['p_value']:7.2g}")
-            against = (*flips, f"{row['against']:>{wide}}")
-        percent = f"{100 * row['accuracy']:6.2f}%   {100 * row['low']:6.2f} ..{100 * row['high']:6.2f}%"
-        lines.append(f"{row['label']:<{width}}   {percent}  {row['loss']:6.4f} {row['ece']:6.4f}  {'  '.join(against)}")
-        if "validation" in row:
-            lines[-1] += f"  {100 * row['validation']:9.2f}%{' *' if row['chosen'] else ''}"
-    if "validation" in rows[0]:
-        lines[0] += "  validation"
-        lines.append("* the EMA chosen: the best on the validation images")
-    return "\n".join(lines)
+def as_lines(rows):
+    """The table for a terminal, by batch statistics."""
+    labels = [Label.parse(row["label"]) for row in rows]
+    cells = [_cells(label, row) for label, row in zip(labels, rows, strict=True)]
+    columns = [*COLUMNS, "validation"] if "validation" in rows[0] else COLUMNS
+    header, *lines = as_text(Table("", columns, cells)).splitlines()
+    grouped = [header]
+    for policy in dict.fromkeys(label.statistics for label in labels):
+        grouped += [f"{STATISTICS[policy]} statistics"]
+        grouped += [line for label, line in zip(labels, lines, strict=True) if label.statistics == policy]
+    return grouped
+
+
+def _cells(label, row):
+    """The row of a classifier: accuracies in percent, flips and p-value against its baseline."""
+    cells = [f"{'*' if row['chosen'] else ' '} {label.weights_in_words}", f"{100 * row['accuracy']:.2f}%"]
+    cells += [f"{100 * row['low']:.2f} .. {100 * row['high']:.2f}", f"{row['loss']:.4f}", f"{row['ece']:.4f}"]
+    cells += [f"{row['fixed']}", f"{row['broken']}", f"{row['p_value']:.2g}"] if row["against"] else ["-"] * 3
+    if "validation" in row:
+        cells.append("-" if row["validation"] is None else f"{100 * row['validation']:.2f}%")
+    return cells
+
+
+def print_wrapped(*paragraphs):
+    """Prints texts in lines of 80 columns; what cannot be broken, such as a path, may be longer."""
+    for text in paragraphs:
+        print(textwrap.fill(text, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))

@@ -1,9 +1,12 @@
-"""The tables that the report shows as text and as HTML; each gain stands beside the name of its baseline."""
+"""Tables, as text and as Markdown, and those that the report shows; each gain is over the fair baseline."""
 
+import textwrap
 from typing import NamedTuple
 
-from analysis.statistics import mean_interval
-from training.labels import baseline_of
+import numpy as np
+
+from analysis.statistics import INTERVAL_FROM, calibration_error, churn, cross_entropy, mean_interval, pairs_interval
+from training.labels import Label, baseline_of
 
 
 class Table(NamedTuple):
@@ -11,97 +14,26 @@ class Table(NamedTuple):
     header: list  # of str; the first column is the name of the row
     rows: list  # of lists of str
 
-
-def summary_table(group):
-    """Raw, baseline, EMA and gain at the last epoch; the gain's interval is that of each seed's difference."""
-    baseline, ema = group.baseline[:, -1], group.ema[:, -1]
-    rows = [["raw, %", *_cells(group.raw[:, -1])]]
-    if group.against != "raw":
-        rows.append([f"{group.against}, %", *_cells(baseline)])
-    rows.append([f"{group.name}, %", *_cells(ema)])
-    rows.append([f"gain over {group.against}, points", *_cells(ema - baseline, sign="+")])
-    caption = f"Test accuracy after epoch {group.epochs[-1]}, {seeds(group.runs)}"
-    return Table(caption, ["", "mean", "95% interval"], rows)
+    @property
+    def in_words(self):
+        """For each column whether it holds words, which stand left, and not numbers."""
+        return [any(letter.isalpha() for cell in column for letter in cell) for column in zip(*self.rows, strict=True)]
 
 
-def classifier_table(group):
-    """Every classifier at the last epoch, its gain and over which baseline; None where raw and one EMA are all."""
-    final = group.classifiers
-    if len(final) <= 2:
-        return None
-    header = ["classifier", "accuracy, %", "95% interval", "gain, points", "95% interval", "against"]
-    rows = []
-    for label, accuracy in final.items():
-        against = baseline_of(label, final)
-        gain = ["-", "-"] if against is None else _cells(accuracy - final[against], sign="+")
-        rows.append([label, *_cells(accuracy), *gain, against or "-"])
-    return Table(f"Every classifier after epoch {group.epochs[-1]}, {seeds(group.runs)}", header, rows)
+def as_text(table):
+    """The table in columns of fixed width, below its caption if it has one."""
+    columns = []
+    for in_words, *cells in zip(table.in_words, table.header, *table.rows, strict=True):
+        width = max(map(len, cells))
+        columns.append([cell.ljust(width) if in_words else cell.rjust(width) for cell in cells])
+    lines = ["  ".join(line).rstrip() for line in zip(*columns, strict=True)]
+    return "\n".join([*textwrap.wrap(table.caption, 120), *lines])
 
 
-# Measure of `beyond` to the name of its row, the scale and the digits of its numbers.
-MEASURES = {
-    "accuracy": ("accuracy, %", 100, 2),
-    "loss": ("test loss, nats", 1, 4),
-    "calibration": ("calibration error, %", 100, 2),
-    "churn": ("churn between seeds, %", 100, 2),
-}
-
-
-def beyond_table(group, beyond):
-    """What accuracy does not say, of the runs that left predictions; None where none did."""
-    if not beyond.measures:
-        return None
-    rows = []
-    for key, measure in beyond.measures.items():
-        name, scale, digits = MEASURES[key]
-        means = [shown(scale * value, digits=digits) for value in (measure.baseline, measure.ema)]
-        half = None if measure.half is None else scale * measure.half
-        rows.append([name, *means, *estimate(scale * measure.difference, half, "+", digits)])
-    caption = f"Beyond accuracy, after epoch {group.epochs[-1]}, {seeds(beyond.runs)}"
-    if "churn" in beyond.measures:
-        caption += " (churn: jackknife over seeds)"
-    return Table(caption, ["", group.against, group.primary, "difference", "95% interval"], rows)
-
-
-def run_table(group):
-    """One row per run: its numbers, and where they were made."""
-    names = ["raw", group.against, group.name] if group.against != "raw" else ["raw", group.name]
-    accuracies = [group.raw, group.baseline, group.ema] if group.against != "raw" else [group.raw, group.ema]
-    header = ["run", "seed", "epochs", *(f"{name}, %" for name in names), f"gain over {group.against}"]
-    rows = []
-    for index, run in enumerate(group.runs):
-        numbers = [f"{100 * accuracy[index, -1]:.2f}" for accuracy in accuracies]
-        gain = shown(100 * (group.ema - group.baseline)[index, -1], "+")
-        versions = ", ".join(f"{name} {version}" for name, version in run.config.get("versions", {}).items())
-        made = [run.config.get("precision"), run.config.get("device"), versions, run.config.get("git_commit")]
-        last = str(run.rows[-1]["epoch"])
-        rows.append([str(run.path), str(run.flags.seed), last, *numbers, gain, *(str(it or "unknown") for it in made)])
-    caption = f"The runs, their accuracy after epoch {group.epochs[-1]}, and where they were made"
-    return Table(caption, [*header, "precision", "device", "versions", "commit"], rows)
-
-
-def flag_table(group):
-    return Table("Flags of every run of this group", ["flag", "value"], [list(item) for item in group.shape.items()])
-
-
-def seeds(runs):
-    """In words: how many seeds, and what that means for the intervals."""
-    if len(runs) == 1:
-        return f"one seed ({runs[0].flags.seed}), so no interval"
-    listed = ", ".join(str(run.flags.seed) for run in runs)
-    return f"mean of {len(runs)} seeds ({listed}) with 95% t-interval"
-
-
-def _cells(fractions, sign=""):
-    """Mean and interval as text, in percent, of fractions [S]."""
-    return estimate(*mean_interval(100 * fractions), sign, 2)
-
-
-def estimate(mean, half, sign="", digits=2):
-    """Mean and interval as text; half the interval's width is None where one seed says nothing of it."""
-    if half is None:
-        return [shown(mean, sign, digits), "-"]
-    return [shown(mean, sign, digits), f"[{shown(mean - half, sign, digits)}, {shown(mean + half, sign, digits)}]"]
+def as_markdown(table):
+    """The table in Markdown, without its caption."""
+    rule = ["---" if in_words else "---:" for in_words in table.in_words]
+    return "".join(f"| {' | '.join(line)} |\n" for line in [table.header, rule, *table.rows])
 
 
 def shown(value, sign="", digits=2):
@@ -112,12 +44,82 @@ def shown(value, sign="", digits=2):
     return f"{round(round(value, 9), digits) + 0.0:{sign}.{digits}f}"
 
 
-def as_text(table):
-    """The table in fixed-width columns: names to the left, numbers to the right."""
-    lines = [table.header, *table.rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    formatted = []
-    for first, *others in lines:
-        cells = [first.ljust(widths[0])] + [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
-        formatted.append("  ".join(cells).rstrip())
-    return "\n".join([table.caption, *formatted])
+def with_interval(mean, half, sign="", digits=2):
+    """ "1.59 [1.15, 2.04]"; "1.59" where half the interval's width is None."""
+    middle, low, high = (shown(mean + change, sign, digits) for change in (0, -(half or 0), half or 0))
+    return middle if half is None else f"{middle} [{low}, {high}]"
+
+
+def over_seeds(values, sign="", digits=2):
+    """The mean of values [S], with its 95% interval or, of seeds too few for one, with each: "1.50 (1.00, 2.00)"."""
+    text = with_interval(*mean_interval(values), sign, digits)
+    if 1 < len(values) < INTERVAL_FROM:
+        text += f" ({', '.join(shown(value, sign, digits) for value in values)})"
+    return text
+
+
+def listed(seeds):
+    """In words: how many seeds, and what is shown of them."""
+    if len(seeds) == 1:
+        return f"one seed ({seeds[0]}), so no interval"
+    what = "95% t-interval" if len(seeds) >= INTERVAL_FROM else "each"
+    return f"{len(seeds)} seeds ({', '.join(map(str, seeds))}), mean and {what}"
+
+
+def words(label):
+    """The name of a classifier for people, of the text of its label."""
+    return Label.parse(label).words
+
+
+def accuracy_table(group):
+    """Every classifier at the last epoch, and its gain over its own baseline, paired by seed."""
+    rows = []
+    for label, accuracy in group.final.items():
+        against = baseline_of(label, group.final)
+        gain = over_seeds(100 * (accuracy - group.final[against]), "+") if against else "-"
+        name = words(label) + (" *" if label == group.average else "")
+        rows.append([name, over_seeds(100 * accuracy), gain, words(against) if against else "-"])
+    caption = f"Test accuracy after epoch {group.epochs[-1]}, {listed(group.seeds)}; * {group.reason}"
+    return Table(caption, ["", "accuracy, %", "gain, points", "over"], rows)
+
+
+def predictions_table(group, found):
+    """Test loss, calibration and churn between seeds, of `groups.predictions_of`; None without predictions.
+
+    Averages were found to differ most there (Morales-Brotons et al. 2024).
+    """
+    if not found:
+        return None
+    rows = []
+    for name, function, scale, digits in (
+        ("test loss, nats", cross_entropy, 1, 4),
+        ("calibration error, %", calibration_error, 100, 2),
+    ):
+        pairs = [[function(logits, one.labels) for logits in (one.baseline, one.ema)] for one in found]
+        values = scale * np.array(pairs)
+        means = (shown(value, digits=digits) for value in values.mean(0))
+        rows.append([name, *means, over_seeds(values[:, 1] - values[:, 0], "+", digits)])
+    if len(found) > 1:
+        answers = np.array([[one.baseline.argmax(1), one.ema.argmax(1)] for one in found])  # [S, 2, N]
+        means = (shown(100 * churn(answers[:, which])) for which in range(2))
+        # A difference of two means over pairs is a mean over pairs too.
+        difference, half = pairs_interval(lambda some: 100 * (churn(some[:, 1]) - churn(some[:, 0])), answers)
+        rows.append(["churn between seeds, %", *means, with_interval(difference, half, "+")])
+    seeds = listed([one.run.flags.seed for one in found])
+    caption = f"Loss, calibration and churn (its interval by jackknife) after epoch {group.epochs[-1]}, {seeds}"
+    return Table(caption, ["", words(group.against), words(group.average), "difference"], rows)
+
+
+def run_table(group):
+    """One row per run: its numbers, and where they were made."""
+    rows = []
+    for index, run in enumerate(group.runs):
+        numbers = [shown(100 * group.final[label][index]) for label in group.compared]
+        gain = shown(100 * group.gain[index, -1], "+")
+        versions = ", ".join(f"{name} {version}" for name, version in run.config.get("versions", {}).items())
+        made = (str(run.config.get(name) or "unknown") for name in ("precision", "device", "git_commit"))
+        rows.append([str(run.path), str(run.flags.seed), str(run.rows[-1]["epoch"]), *numbers, gain, *made, versions])
+    caption = f"The runs, their accuracy after epoch {group.epochs[-1]}, and where they were made"
+    compared = (f"{words(label)}, %" for label in group.compared)
+    header = ["run", "seed", "epochs", *compared, "gain, points", "precision", "device", "commit", "versions"]
+    return Table(caption, header, rows)

@@ -1,73 +1,68 @@
 """Contestant: the same network the way TF 1.x code is usually written, the guide's included.
 
-A NumPy batch through feed_dict and one session.run per step, batch norm spelled out with tf.nn.moments, one-hot labels,
-float32, TensorFlow's default threads, the optimiser's step and the average in one tf.group.
+A NumPy batch through feed_dict and one session.run per step, batch norm spelled out with tf.nn.moments, max pool after
+leaky ReLU, one-hot labels, float32, TensorFlow's default threads, the optimiser's step and the average in one tf.group.
 """
-
-from unittest import mock
 
 import contestant
 import numpy as np
 import tensorflow.compat.v1 as tf
 
 import model
-from training import console, device
+from training import device
+from training.log import parameters
 
 
-def batch_norm(x, phase, internal_update, momentum):
-    """model.batch_norm without the fused kernel."""
+def batch_norm(x):
+    """As model.batch_norm in the training phase, without the fused kernel."""
     channels = x.shape[-1]
     gamma = tf.get_variable("gamma", [channels], initializer=tf.ones_initializer())
     beta = tf.get_variable("beta", [channels], initializer=tf.zeros_initializer())
     moving_mean = tf.get_variable("mean", [channels], initializer=tf.zeros_initializer(), trainable=False)
     moving_var = tf.get_variable("var", [channels], initializer=tf.ones_initializer(), trainable=False)
     mean, var = tf.nn.moments(x, list(range(x.shape.rank - 1)))
+    momentum = model.BATCH_NORM_MOMENTUM
     for moving, batch in ((moving_mean, mean), (moving_var, var)):
         tf.add_to_collection(tf.GraphKeys.UPDATE_OPS, moving.assign(momentum * moving + (1 - momentum) * batch))
     return tf.nn.batch_normalization(x, mean, var, beta, gamma, model.BATCH_NORM_EPSILON)
 
 
-class Habit:
-    def __init__(self, flags):
-        chosen = device.choose(flags.device)
-        self.batch_size = flags.batch_size
-        images, labels = contestant.draw(flags.train_size, 0)
-        self.images, self.labels = (images / np.float32(127.5) - 1), np.eye(10, dtype=np.float32)[labels]
-        self.x = tf.placeholder(tf.float32, [None, 32, 32, 3])
-        self.y = tf.placeholder(tf.float32, [None, 10])
-        with mock.patch.object(model, "batch_norm", batch_norm):
-            logits = model.classifier(self.x, phase=True, width=flags.width, dropout_rate=flags.dropout)
-        self.loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits_v2(labels=self.y, logits=logits))
-        var_class = tf.get_collection("trainable_variables", "class")
-        with tf.control_dependencies(tf.get_collection("update_ops")):
-            minimize = tf.train.AdamOptimizer(flags.learning_rate, flags.adam_beta1).minimize(self.loss)
-        average = tf.train.ExponentialMovingAverage(float(flags.ema_decay[0])).apply(var_class)
-        self.train_op = tf.group(minimize, average)  # as the guide did: the two race
-        self.session = tf.Session(config=tf.ConfigProto(gpu_options=tf.GPUOptions(allow_growth=True)))
-        self.session.run(tf.global_variables_initializer())
-        self.batches = self._batches()
-        self.about = {
-            "device": chosen.description,
-            "precision": "float32",
-            "parameters": console.parameters(var_class),
-            "tensorflow": tf.__version__,
-        }
+def classifier(x, width, dropout_rate):
+    """As model.classifier in the training phase: images [N, 32, 32, 3] float32 to logits [N, 10]."""
+    for block, (block_name, channels) in enumerate(model.BLOCKS):
+        for layer in range(1, 4):
+            with tf.variable_scope(f"{block_name}_{layer}"):
+                x = model.leaky_relu(batch_norm(model.conv2d(x, max(1, round(channels * width)), "conv")))
+        if block < len(model.BLOCKS) - 1:
+            x = tf.nn.dropout(model.max_pool(x), rate=dropout_rate)
+    with tf.variable_scope("dense"):
+        return batch_norm(model.dense(model.avg_pool(x), model.CLASSES, "dense"))
 
-    def _batches(self):
-        """Batches in a new order each epoch, for ever."""
-        while True:
-            order = np.random.permutation(len(self.labels))
-            for start in range(0, len(order) - self.batch_size + 1, self.batch_size):
-                indices = order[start : start + self.batch_size]
-                yield {self.x: self.images[indices], self.y: self.labels[indices]}
 
-    def run(self, steps):
+def main(flags):
+    chosen = device.choose(flags.device)
+    pixels, classes = contestant.draw(flags.train_size)
+    images, labels = pixels / np.float32(127.5) - 1, np.eye(model.CLASSES, dtype=np.float32)[classes]
+    x, y = tf.placeholder(tf.float32, [None, 32, 32, 3]), tf.placeholder(tf.float32, [None, 10])
+    logits = classifier(x, flags.width, flags.dropout)
+    loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits_v2(labels=y, logits=logits))
+    var_list = tf.trainable_variables()
+    with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)):
+        minimize = tf.train.AdamOptimizer(flags.learning_rate, flags.adam_beta1).minimize(loss)
+    average = tf.train.ExponentialMovingAverage(float(flags.ema_decay[0])).apply(var_list)
+    train_op = tf.group(minimize, average)  # as the guide did: the two race
+    session = tf.Session(config=tf.ConfigProto(gpu_options=tf.GPUOptions(allow_growth=True)))
+    session.run(tf.global_variables_initializer())
+
+    def run(steps):
         for _ in range(steps):
-            self.session.run([self.train_op, self.loss], next(self.batches))
+            indices = np.random.randint(0, len(labels), flags.batch_size)
+            session.run([train_op, loss], {x: images[indices], y: labels[indices]})
+
+    about = {"device": chosen.description, "precision": "float32", "tensorflow": tf.__version__}
+    contestant.serve(about | {"parameters": parameters(var_list)}, run)
 
 
 if __name__ == "__main__":
     tf.disable_eager_execution()
-    with contestant.skipping():
-        habit = Habit(contestant.parse())
-    contestant.serve(habit.about, habit.run)
+    main(contestant.parse())

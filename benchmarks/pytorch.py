@@ -7,18 +7,23 @@ gradients set to None, no read-back, memory that stays with the process. --preci
 
 import contextlib
 import ctypes
+import itertools
 import os
+import sys
 
 import contestant
-import network
 
 os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"  # what is compiled is compiled anew, in every process
 try:
     import torch
 except ImportError:
-    contestant.skip("PyTorch is not installed: pip install -r requirements/bench.txt")
+    sys.exit("PyTorch is not installed: pip install -r requirements/bench.txt")
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+BLOCKS = (96, 192, 192)  # channels of three 3x3 convolutions each, as in model.py, which needs TensorFlow
+CLASSES = 10
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 class Classifier(nn.Sequential):
@@ -26,7 +31,7 @@ class Classifier(nn.Sequential):
 
     def __init__(self, width, dropout_rate):
         modules, before = [], 3
-        for block, channels in enumerate(network.channels(width)):
+        for block, channels in enumerate(max(1, round(channels * width)) for channels in BLOCKS):
             for _ in range(3):
                 modules += [
                     nn.Conv2d(before, channels, 3, padding="same", bias=False),
@@ -34,106 +39,60 @@ class Classifier(nn.Sequential):
                     nn.LeakyReLU(0.1, inplace=True),
                 ]
                 before = channels
-            if block < len(network.BLOCKS) - 1:
+            if block < len(BLOCKS) - 1:
                 modules += [nn.MaxPool2d(2), nn.Dropout(dropout_rate)]
-        modules += [
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            nn.Linear(before, network.CLASSES, bias=False),
-            nn.BatchNorm1d(network.CLASSES, eps=1e-3, momentum=0.01),
-        ]
-        super().__init__(*modules)
-        for module in self:
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.kaiming_normal_(module.weight)
+        modules += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, CLASSES, bias=False)]
+        super().__init__(*modules, nn.BatchNorm1d(CLASSES, eps=1e-3, momentum=0.01))
 
 
-def keep_memory():
-    """Has glibc keep the memory that a step frees, instead of asking the kernel for fresh pages in the next."""
-    m_trim_threshold, m_mmap_threshold = -1, -3
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
-        libc = ctypes.CDLL(None)
-        libc.mallopt(m_mmap_threshold, 2**30)
-        libc.mallopt(m_trim_threshold, 2**31 - 1)
+def main(flags):
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library than glibc
+        for option, size in ((M_MMAP_THRESHOLD, 2**30), (M_TRIM_THRESHOLD, 2**31 - 1)):
+            ctypes.CDLL(None).mallopt(option, size)  # fresh pages from the kernel in every step cost time
+    torch.manual_seed(flags.seed)
+    torch.set_num_threads(contestant.cores())
+    torch.set_float32_matmul_precision("high")  # TF32 on a GPU, which TensorFlow takes by default
+    torch.backends.cudnn.benchmark = True
+    gpu = flags.device == "gpu"
+    device = torch.device("cuda" if gpu else "cpu")
+    images, labels = (torch.from_numpy(array).to(device) for array in contestant.draw(flags.train_size))
+    model = Classifier(flags.width, flags.dropout).to(device, memory_format=torch.channels_last)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(float(flags.ema_decay[0])))
+    forward = model
+    if "--compile" in sys.argv:
+        # On a GPU reduce-overhead replays a CUDA graph: the launches of a small batch cost more than its work.
+        forward = torch.compile(model, mode="reduce-overhead" if gpu else "default", dynamic=False)
+    optimizer = torch.optim.Adam(model.parameters(), flags.learning_rate, (flags.adam_beta1, 0.999), fused=True)
+    losses, correct = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device)
 
-
-def choose_device(device):
-    if device == "gpu" and not torch.cuda.is_available():
-        contestant.skip("PyTorch sees no GPU")
-    return torch.device("cuda" if torch.cuda.is_available() and device != "cpu" else "cpu")
-
-
-class PyTorch:
-    def __init__(self, flags):
-        keep_memory()
-        torch.manual_seed(flags.seed)
-        torch.set_num_threads(contestant.cores())
-        torch.set_float32_matmul_precision("high")  # TF32 on a GPU, which TensorFlow takes by default
-        torch.backends.cudnn.benchmark = True
-        self.device = choose_device(flags.device)
-        self.batch_size = flags.batch_size
-        self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=flags.precision == "bfloat16")
-        images, labels = contestant.draw(flags.train_size, 0)
-        self.images, self.labels = (torch.from_numpy(array).to(self.device) for array in (images, labels))
-        self.model = Classifier(flags.width, flags.dropout).to(self.device, memory_format=torch.channels_last)
-        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(float(flags.ema_decay[0])))
-        self.forward = self.model
-        if flags.compile:
-            # On a GPU reduce-overhead replays a CUDA graph: the launches of a small batch cost more than its work.
-            mode = "reduce-overhead" if self.device.type == "cuda" else "default"
-            self.forward = torch.compile(self.model, mode=mode, dynamic=False)
-        betas = (flags.adam_beta1, 0.999)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), flags.learning_rate, betas, fused=True)
-        self.losses = torch.zeros((), device=self.device)
-        self.correct = torch.zeros((), dtype=torch.int64, device=self.device)
-        self.batches = self._batches()
-        self.about = {
-            "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "CPU",
-            "precision": flags.precision,
-            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
-            "torch": torch.__version__,
-        }
-
-    def _batches(self):
+    def draw_batches():
         """Images and labels in a new order each epoch, for ever; the images' memory is NHWC, which is channels_last."""
         while True:
-            order = torch.randperm(len(self.labels), device=self.device)
-            for indices in order[: len(order) // self.batch_size * self.batch_size].split(self.batch_size):
-                images = self.images[indices].permute(0, 3, 1, 2)
-                yield images.float() / 127.5 - 1, self.labels[indices]
+            order = torch.randperm(len(labels), device=device)
+            for indices in order[: len(order) // flags.batch_size * flags.batch_size].split(flags.batch_size):
+                yield images[indices].permute(0, 3, 1, 2).float() / 127.5 - 1, labels[indices]
 
-    def step(self):
-        x, labels = next(self.batches)
-        with self.autocast:
-            logits = self.forward(x)
-        logits = logits.float()
-        loss = nn.functional.cross_entropy(logits, labels)
-        loss.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.average.update_parameters(self.model)
-        self.losses += loss.detach()
-        self.correct += (logits.argmax(1) == labels).sum()
+    batches = draw_batches()
 
-    def run(self, steps):
-        for _ in range(steps):
-            self.step()
-        if self.device.type == "cuda":
+    def run(steps):
+        for x, y in itertools.islice(batches, steps):
+            with torch.autocast(device.type, torch.bfloat16, enabled=flags.precision == "bfloat16"):
+                logits = forward(x)
+            logits = logits.float()
+            loss = nn.functional.cross_entropy(logits, y)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            average.update_parameters(model)
+            losses.add_(loss.detach())
+            correct.add_((logits.argmax(1) == y).sum())
+        if gpu:
             torch.cuda.synchronize()
 
-    def batch(self, size):
-        """Goes on with batches of another size, warm; the dict for the answer."""
-        self.batch_size, self.batches = size, self._batches()
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        first = contestant.timed(self.run, 1)
-        self.run(contestant.WARM_UP_STEPS - 1)
-        return {"first_step_seconds": first}
-
-    def device_bytes(self):
-        return torch.cuda.max_memory_allocated() if self.device.type == "cuda" else None
+    name = f"GPU, {torch.cuda.get_device_name()}" if gpu else "CPU"
+    about = {"device": name, "precision": flags.precision, "torch": torch.__version__}
+    contestant.serve(about | {"parameters": sum(each.numel() for each in model.parameters())}, run)
 
 
 if __name__ == "__main__":
-    pytorch = PyTorch(contestant.parse("compile"))
-    contestant.serve(pytorch.about, pytorch.run, pytorch.device_bytes, batch=pytorch.batch)
+    main(contestant.parse())

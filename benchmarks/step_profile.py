@@ -1,22 +1,21 @@
-"""Where the time of a training step goes, by kind of operation: `python benchmarks/step_profile.py`, about a minute.
+"""Where the time of a training step goes, by kind of operation; takes the flags of train.py, and about a minute.
 
-The step of train.py, whose flags it takes, traced by TensorFlow: the median over some steps of what each operation
-took. Operations run one at a time on a CPU, so that their times add up to the step's.
+TensorFlow traces some steps; what each operation took is the median over them. On a CPU they run one at a time.
 """
 
 from collections import Counter
 from statistics import median
 
 import contestant
+import tables
 import tensorflow.compat.v1 as tf
-from layout import fixed_width
 from ours import Ours
 
 STEPS, SHOWN = 15, 20
 
 
 def operations(step_stats):
-    """Microseconds by (kind, name) of operation, of the trace of a session.run."""
+    """Microseconds by (kind, name) of operation, of the trace of a session.run: a Counter."""
     found = Counter()
     for device in step_stats.dev_stats:
         for node in device.node_stats:
@@ -26,30 +25,22 @@ def operations(step_stats):
     return found
 
 
-def profile(ours, steps=STEPS):
-    """Milliseconds of a step by kind of operation: a Counter."""
+def main(flags):
+    ours = Ours(flags)
     ours.run(contestant.WARM_UP_STEPS)
     options, traces = tf.RunOptions(trace_level=tf.RunOptions.FULL_TRACE), []
-    for _ in range(steps):
+    for _ in range(STEPS):
         metadata, ours.step = tf.RunMetadata(), ours.step + 1
         ours.session.run(ours.graph.loop.train, {ours.graph.loop.until: ours.step}, options, metadata)
         traces.append(operations(metadata.step_stats))
     kinds = Counter()
     for kind, name in set().union(*traces):
         kinds[kind] += median(trace[kind, name] for trace in traces) / 1000
-    return kinds
-
-
-def table(kinds):
-    """(header, rows): the longest first, the many short ones together."""
-    shown = kinds.most_common(SHOWN)
-    rest, total = kinds.total() - sum(value for _, value in shown), kinds.total()
-    rows = [*shown, (f"{len(kinds) - len(shown)} more", rest), ("all", total)]
-    return ["operation", "ms", "share"], [[name, f"{value:.2f}", f"{value / total:.1%}"] for name, value in rows]
+    found = [*kinds.most_common(SHOWN), ("all", kinds.total())]
+    rows = [[kind, f"{ms:.2f}", f"{ms / kinds.total():.1%}"] for kind, ms in found]
+    print(f"{ours.about['device']}; {ours.about['precision']}; a step of {flags.batch_size} images\n")
+    print(tables.table(["operation", "ms", "share"], rows))
 
 
 if __name__ == "__main__":
-    tf.disable_eager_execution()
-    ours = Ours(contestant.parse("no_ema"))
-    print(f"{ours.about['device']}; {ours.about['precision']}; a step of {ours.settings.flags.batch_size} images")
-    print(fixed_width(*table(profile(ours))))
+    main(contestant.parse())

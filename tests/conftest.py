@@ -125,6 +125,5 @@ def bank_run(forked, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def restored(bank_run):
-    """analysis.run_network.RestoredRun of `bank_run`; whoever asks it something takes a label first."""
-    with RestoredRun(bank_run) as run:
-        yield run
+    """analysis.run_network.RestoredRun of `bank_run`; whoever asks it something has it use a label first."""
+    return RestoredRun(bank_run)

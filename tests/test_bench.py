@@ -1,263 +1,219 @@
-"""The benchmark at a tiny width: the driver, its contestants, the machine, and the whole."""
+"""The benchmark: contestants that fail, statistics, tables from a result made by hand, and a tiny real run of all."""
 
-import collections
-import contextlib
 import importlib.util
 import json
+import math
+import os
 import re
-import shlex
 import subprocess
 import sys
-import time
+from collections import Counter
 
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from support.commands import ROOT
+from support.commands import PARAMETERS, ROOT
 
-import data
 import model
-from training.device import cores
 
 BENCHMARKS = ROOT / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
-import ceiling  # noqa: E402
-import contestant as contestant_side  # noqa: E402
-import driver  # noqa: E402
-import machine  # noqa: E402
-import network  # noqa: E402
-import side_by_side  # noqa: E402
-import startup  # noqa: E402
+import bench  # noqa: E402 - found through the line above
+import convolutions  # noqa: E402
+import habit  # noqa: E402
 import tables  # noqa: E402
 
-TINY = shlex.split("--rounds 1 --steps 2 --width 0.05 --train_size 64 --test_size 20 --batch_size 16")
-PARAMETERS = 5_805  # of that network
-HAS_TORCH = importlib.util.find_spec("torch") is not None
+needs_torch = pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="needs requirements/bench.txt")
 
-
-# ---------------------------------------------------------------------------------------------------------------
-# The driver
-
-
-ECHO = """
-import json, sys
-print('{"about": {"parameters": 7}}', flush=True)
-for line in sys.stdin:
-    print("a library's remark", flush=True)
-    print(json.dumps({"heard": line.split()}), flush=True)
+CONTESTANT = """
+import json, os, sys, time
+name, journal, fault = sys.argv[1:]
+if fault == "crash":
+    raise ValueError("no such kernel")
+print(json.dumps({"parameters": 7}), flush=True)
+for turn, line in enumerate(sys.stdin):
+    print("a remark of a library", flush=True)
+    if turn == 1 and fault == "hang":
+        open(f"{journal}.pid", "w").write(str(os.getpid()))
+        time.sleep(60)
+    if turn == 1 and fault == "memory":
+        sys.exit("RESOURCE_EXHAUSTED: OOM when allocating tensor\\nSomeError: a graph\\n  File ...")
+    open(journal, "a").write(f"{name}{line}")
+    print(json.dumps({"seconds": 0.5 + turn, "peak_bytes": 9}), flush=True)
 """
 
 
+def take_turns(journal, faults, *arguments, **limits):
+    """bench.take_turns of contestants, name to fault, that write their turns into a file."""
+    commands = {name: [sys.executable, "-c", CONTESTANT, name, journal, fault] for name, fault in faults.items()}
+    return bench.take_turns(commands, *arguments, **limits)
+
+
+def test_turns_go_forwards_and_backwards(tmp_path):
+    rows, skipped = take_turns(tmp_path / "journal", {"a": "", "b": "", "c": ""}, 3, 4)
+    assert (tmp_path / "journal").read_text().replace("\n", "") == "a4b4c4c4b4a4a4b4c4" and not skipped
+    assert rows["b"] == {"about": {"parameters": 7}, "seconds": [0.5, 1.5, 2.5], "peak_bytes": 9}
+
+
+def test_a_contestant_that_fails_leaves_the_others_to_go_on(tmp_path):
+    faults = {"a": "", "b": "crash", "c": "hang", "d": "memory", "e": ""}
+    rows, skipped = take_turns(tmp_path / "journal", faults, 3, 1, patience=8)
+    assert {name: len(row["seconds"]) for name, row in rows.items()} == {"a": 3, "e": 3}
+    expected = {"b": "no such kernel", "c": "within its time", "d": "OOM when allocating tensor"}
+    assert skipped.keys() == expected.keys() and all(why in skipped[name] for name, why in expected.items())
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "journal.pid").read_text()), 0)
+
+
+def test_within_a_budget_the_most_important_come_first_and_alone():
+    groups = [(list(names), size) for names, size in bench.groups(bench.parse(["--device", "gpu"]))]
+    assert groups[:2] == [(["train.py-bfloat16"], 64), (["train.py-bfloat16"], 512)]
+    assert groups.index((list(bench.AVERAGES), 64)) < groups.index((["train.py-float32"], 64))
+
+
+def test_only_a_whole_run_with_the_defaults_may_replace_a_kept_result():
+    assert bench.is_whole(bench.parse([]), {}) and bench.is_whole(bench.parse(["--device", "gpu"]), {})
+    assert not bench.is_whole(bench.parse([]), {"pytorch-bfloat16, batch 64": "it is not installed"})
+    for other in ("--rounds 9", "--width 0.5", "--batch_sizes 32", "--only tf1-habit", "--budget 100"):
+        assert not bench.is_whole(bench.parse(other.split()), {})
+
+
+def test_the_interval_is_that_of_all_resamples(random):
+    """Of 11 values the median of a resample is at most the k-th where 6 draws or more are: a binomial."""
+    values = np.sort(random.normal(size=11))
+    draws = np.arange(6, 12)
+    ways = np.array([math.comb(11, count) for count in draws])
+    at_most = [np.sum(ways * (k / 11) ** draws * (1 - k / 11) ** (11 - draws)) for k in range(1, 12)]
+    expected = values[np.searchsorted(at_most, [0.025, 0.975])]
+    assert tables.interval(random.permutation(values)) == pytest.approx(expected)
+
+
+def row(name, seconds, group=0):
+    about = {"device": "CPU, AMD EPYC, 4 cores", "first_step_seconds": 1.0}
+    described = {"name": name, "group": group, "batch_size": 64, "steps": 10, "about": about}
+    return described | {"seconds": list(seconds), "peak_bytes": 2_000_000_000}
+
+
 @pytest.fixture
-def contestant_of():
-    """A driver.Contestant that runs the Python source given."""
-    with contextlib.ExitStack() as stack:
-
-        def make(source, deadline=None):
-            made = driver.Contestant([sys.executable, "-c", source], deadline)
-            stack.callback(made.close)
-            return made
-
-        yield make
-
-
-def test_a_contestant_answers_what_it_is_asked(contestant_of):
-    contestant = contestant_of(ECHO)
-    assert contestant.about == {"parameters": 7}
-    assert contestant.ask("run", 3) == {"heard": ["run", "3"]}
-    contestant.close()
-    assert contestant.closed
+def result():
+    """By hand: 7 rounds, the machine twice as slow in the second."""
+    seconds = {"train.py-float32": 2.0, "train.py-bfloat16": 3.0, "pytorch-float32": 5.0, "pytorch-bfloat16": 2.4}
+    seconds |= {"convolutions-float32": 1.7, "tf1-habit": 3.0}
+    seconds |= {"averages-0": 0.98, "averages-1": 1.0, "averages-8": 1.028}
+    return {
+        "settings": {"rounds": 7},
+        "machine": {"cpu": "AMD EPYC", "family": 25, "model": 17, "cores": 4, "system": "Linux x86_64"},
+        "rows": [row(name, one * np.array([1, 2, 1, 1.1, 0.9, 1, 1])) for name, one in seconds.items()],
+        "skipped": {"pytorch-float32-compiled, batch 64": "there is no C++ compiler"},
+    }
 
 
-@pytest.mark.parametrize(
-    ("source", "why"),
-    [
-        ("""print('{"skip": "it is not installed"}')""", "it is not installed"),
-        ("raise ValueError('no such kernel')", "it ended with status 1: ValueError: no such kernel"),
-        ("import sys; sys.exit('a; b')", "it ended with status 1: a; b"),
-    ],
-)
-def test_a_contestant_that_cannot_run_says_why(contestant_of, source, why):
-    with pytest.raises(driver.CannotRunError, match=re.escape(why)) as raised:
-        contestant_of(source)
-    assert isinstance(raised.value, driver.NotHereError) == ("skip" in source)
+def cells(table):
+    """First cell of each row to the others."""
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("|")]
+    return {first: others for first, *others in rows}
 
 
-def test_a_contestant_that_takes_too_long_is_ended(contestant_of):
-    started = time.monotonic()
-    with pytest.raises(driver.CannotRunError, match="share of the time"):
-        contestant_of("import time; time.sleep(60)", started + 0.5)
-    assert time.monotonic() - started < 20
+def test_the_tables_of_a_result(result):
+    """Each side is at its faster precision, and what is compared is a ratio within a round."""
+    first, speeds, targets, skipped = tables.everything(result).split("\n\n")
+    assert first.startswith("AMD EPYC, family 25 model 17 (Zen 4), 4 cores") and "7 rounds" in first
+    assert cells(speeds)["train.py float32"] == ["320.0", "160.0", "355.6", "1.000", "0.850", "1.0", "2.00"]
+    assert cells(speeds)["pytorch bfloat16"][3] == "0.833" and "averages 1" not in cells(speeds)
+    measured = {name: (value, verdict) for name, (value, _, verdict) in cells(targets).items()}
+    assert measured["train.py over PyTorch, each at its best"] == ("1.20 [1.20, 1.20]", "met")
+    assert measured["train.py over the TF 1.x habit"] == ("1.50 [1.50, 1.50]", "not met")
+    assert measured["EMA adds to the step"] == ("2.0% [2.0%, 2.0%]", "not met")
+    assert measured["each extra decay adds"] == ("0.40% [0.40%, 0.40%]", "met")
+    assert "pytorch-float32-compiled" in skipped and "no C++ compiler" in skipped
+    assert all(len({len(line) for line in table.splitlines()}) == 1 for table in (speeds, targets))
 
 
-def test_out_of_memory_is_named_whatever_is_written_after_it():
-    stderr = "Traceback\n  RESOURCE_EXHAUSTED: OOM when allocating tensor\nSomeError: a graph\n  File ..."
-    assert driver.reason(stderr) == "RESOURCE_EXHAUSTED: OOM when allocating tensor"
-    assert driver.reason("") == "no message"
+def test_ratios_are_within_a_round_and_an_interval_needs_six():
+    assert tables.ratio(row("a", [1.0, 4.0, 2.0]), row("b", [2.0, 4.0, 8.0])).tolist() == [2.0, 1.0, 4.0]
+    assert tables.show([1.0, 3.0, 2.0, 2.0, 2.0], "{:.0f}") == "2 (1, 3, 2, 2, 2)"
+    assert tables.show([1.0, 3.0, 2.0, 2.0, 2.0, 2.0], "{:.0f}").startswith("2 [")
+    alone, other = row("a", [1.0, 1.0, 4.0]), row("b", [4.0, 2.0, 2.0, 2.0], group=1)
+    assert tables.ratio(alone, other) == [2.0]  # they took no turns: only medians are compared
 
 
-def test_different_networks_are_no_comparison():
-    driver.check_same_network({"a": {"parameters": 1}, "b": {"parameters": 1}, "c": {}})
-    with pytest.raises(SystemExit, match="differ"):
-        driver.check_same_network({"a": {"parameters": 1}, "b": {"parameters": 2}})
+def test_a_bound_is_met_by_the_whole_interval():
+    for *values, verdict in ([1.1, 1.2, "met"], [0.9, 0.8, "not met"], [0.9, 1.1, "unsure"], [1.0, "met"]):
+        assert tables.target("", values, "{:.1f}", ">=", 1.0)[-1] == verdict
+        assert tables.target("", [-value for value in values], "{:.1f}", "<=", -1.0)[-1] == verdict
 
 
-def test_a_side_by_side_contestant_that_cannot_run_is_skipped(tmp_path, monkeypatch):
-    (tmp_path / "absent.py").write_text("""print('{"skip": "it is not installed"}')""")
-    monkeypatch.setattr(driver, "HERE", tmp_path)
-    with contextlib.ExitStack() as stack:
-        found = side_by_side.start({"absent": "absent.py --flag"}, [], stack)
-    assert found == ({}, {"absent": "it is not installed"})
+def test_the_tables_are_written_between_the_marks_and_checked(result, tmp_path):
+    readme, folder = tmp_path / "README.md", tmp_path / "bench"
+    folder.mkdir()
+    (folder / "one.json").write_text(json.dumps(result))
+    readme.write_text("before\n<!-- benchmarks: speed -->\nold\n<!-- end -->\nafter\n")
+    with pytest.raises(SystemExit, match="--write"):
+        tables.main(["--check"], [readme], folder)
+    tables.main(["--write"], [readme], folder)
+    tables.main(["--check"], [readme], folder)
+    assert readme.read_text() == f"before\n<!-- benchmarks: speed -->\n{tables.short([result])}\n<!-- end -->\nafter\n"
+    tables.main(["--check"])  # of the READMEs of this project
 
 
-def test_memory_is_in_bytes_on_every_system(monkeypatch):
-    linux = contestant_side.peak_bytes()
-    monkeypatch.setattr(sys, "platform", "darwin")
-    assert linux // 1024 == pytest.approx(contestant_side.peak_bytes(), rel=0.1)
+def test_a_result_is_named_after_the_processor(result, tmp_path):
+    for cpuinfo, name in {
+        "cpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC\n" * 2: "amd-epyc-family-26-model-2-zen-5",
+        "model\t\t: 143\nmodel name\t: Intel(R) Xeon(R)\ncpu family\t: 6\n": "intel-xeon-family-6-model-143",
+        "CPU part\t: 0xd4f\n": "family-unknown",
+    }.items():
+        (tmp_path / "cpuinfo").write_text(cpuinfo)
+        result["machine"] = bench.machine(tmp_path / "cpuinfo")
+        assert re.search(rf"{name}-\d+-cores$", tables.slug(result))
 
 
-# ---------------------------------------------------------------------------------------------------------------
-# The machine and the network
-
-
-@pytest.mark.parametrize(
-    ("cpuinfo", "name"),
-    [
-        ("model name\t: AMD EPYC\nflags\t\t: fpu avx2 avx512f avx512_bf16\n", "amd-epyc-avx512_bf16"),
-        (
-            "model name\t: Intel(R) Xeon(R) Processor @ 2.10GHz\nflags\t\t: avx512f amx_bf16 avx512_bf16\n",
-            "intel-xeon-amx_bf16-avx512_bf16",
-        ),
-        ("model name\t: AMD EPYC 7763 64-Core Processor\nflags\t\t: sse avx2\n", "amd-epyc-7763-avx2"),
-        ("model name\t: some CPU\nflags\t\t: sse\n", "some"),
-    ],
-)
-def test_a_result_file_is_named_after_the_processor(cpuinfo, name):
-    assert machine.slug(machine.processor(cpuinfo), machine.features(cpuinfo)) == name
-
-
-def test_the_machine_is_described():
-    described = machine.machine()
-    assert described["cpu"] and described["cores"] == cores()
-
-
-def test_the_network_in_numbers_is_that_of_the_model(session):
-    assert tuple(channels for _, channels in model.BLOCKS) == network.BLOCKS
-    assert (network.IMAGE[0], *network.IMAGE) == data.IMAGE_SHAPE
-    model.classifier(tf.zeros([1, *data.IMAGE_SHAPE]), phase=False, width=0.3)
-    shapes = [v.shape.as_list() for v in tf.trainable_variables() if len(v.shape) == 4]
-    assert shapes == [[3, 3, before, after] for _, before, after in network.layers(0.3)]
-
-
-def test_the_flops_of_a_step_are_those_of_its_convolutions(session):
-    x = tf.placeholder(tf.float32, [1, *data.IMAGE_SHAPE])
-    loss = tf.reduce_sum(model.classifier(x, phase=True, width=0.1))
-    gradients = tf.gradients(loss, tf.trainable_variables())
-    assert all(gradient is not None for gradient in gradients)
-    work = 0
-    for op in session.graph.get_operations():
-        if op.type == "Conv2D":
-            images, outputs = op.inputs[0], op.outputs[0]
-        elif op.type in ("Conv2DBackpropFilter", "Conv2DBackpropInput"):
-            images, outputs = op.inputs[0] if op.type.endswith("Filter") else op.outputs[0], op.inputs[2]
-            if op.type.endswith("Input") and images.shape[-1] == 3:
-                continue  # of the images, which nothing asks for: pruned
-        else:
-            continue
-        work += 2 * 9 * images.shape[-1] * np.prod(outputs.shape.as_list())
-    assert network.step_flops(0.1) == work
-
-
-def test_the_ceiling_runs_every_convolution_of_a_step(session):
-    step = ceiling.convolutions(0.05, 2, tf.float32)
+def test_the_convolutions_are_those_of_a_training_step(session):
+    step = convolutions.convolutions(0.05, 2, tf.float32)
     session.run(tf.global_variables_initializer())
     metadata = tf.RunMetadata()
     session.run(step, options=tf.RunOptions(trace_level=tf.RunOptions.FULL_TRACE), run_metadata=metadata)
     labels = [node.timeline_label for device in metadata.step_stats.dev_stats for node in device.node_stats]
-    ran = collections.Counter(found[0] for label in labels if (found := re.search(r"Conv2D\w*(?=\()", label)))
+    ran = Counter(found[0] for label in labels if (found := re.search(r"Conv2D\w*(?=\()", label)))
     assert ran == {"Conv2D": 9, "Conv2DBackpropFilter": 9, "Conv2DBackpropInput": 8}
 
 
-# ---------------------------------------------------------------------------------------------------------------
-# As a whole
+def test_the_habit_computes_what_the_model_computes(session, random):
+    x = tf.constant(random.normal(size=[4, 32, 32, 3]), tf.float32)
+    with tf.variable_scope("class"):
+        logits = habit.classifier(x, 0.05, 0.0)
+    expected = model.classifier(x, phase=True, reuse=True, width=0.05, dropout_rate=0.0)
+    session.run(tf.global_variables_initializer())
+    np.testing.assert_allclose(*session.run([logits, expected]), rtol=1e-3, atol=1e-4)
 
 
-def test_the_start_without_data_is_left_out_with_its_reason(tmp_path, monkeypatch):
-    monkeypatch.setattr(startup, "process_output", lambda command: (0.1, ""))
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    measured = startup.measure([])
-    assert measured["help"] == [0.1] * startup.HELPS
-    assert "CIFAR-10 is not in the TFDS directory" in measured["skipped"] and "cifar10" not in measured
+def run(*command):
+    return subprocess.run([sys.executable, *map(str, command)], cwd=BENCHMARKS, capture_output=True, text=True)
 
 
 @pytest.mark.slow
-def test_the_parts_of_the_start_make_up_the_whole(tiny_cifar10):
-    flags = shlex.split("--width=0.05 --batch_size=8 --device=cpu --precision=float32")
-    found = startup.first_step([*flags, f"--data_dir={tiny_cifar10.directory}"])
-    assert list(found["parts"]) == ["imports", "device", "data", "settings", "graph", "variables", "first session.run"]
-    assert all(seconds >= 0 for seconds in found["parts"].values())
-    assert sum(found["parts"].values()) == pytest.approx(found["seconds"], rel=0.2)
-    assert found["precision"] == "float32"
+@pytest.mark.parametrize(("budget", "peers"), [(0, False), (500, False), pytest.param(0, True, marks=needs_torch)])
+def test_a_tiny_run_of_all(tmp_path, budget, peers):
+    names = {name for name in [*bench.CONTESTANTS, "averages"] if name.startswith("pytorch") == peers}
+    tiny = f"--rounds 1 --batch_sizes 16 --budget {budget} --width 0.05 --train_size 64 --only {' '.join(names)}"
+    process = run("bench.py", *tiny.split(), "--output", tmp_path / "bench.json")
+    assert process.returncode == 0, process.stderr
+    result = json.loads((tmp_path / "bench.json").read_text())
+    rounds = {row["name"]: len(row["seconds"]) for row in result["rows"]}
+    assert rounds == dict.fromkeys(names - {"averages"}, 1) | ({} if peers else dict.fromkeys(bench.AVERAGES, 8))
+    assert {row["about"].get("parameters", PARAMETERS) for row in result["rows"]} == {PARAMETERS}
+    assert not result["skipped"] and tables.everything(result) in process.stdout
+
+
+def test_a_budget_that_is_too_small_measures_nothing(tmp_path):
+    process = run("bench.py", "--budget", 1, "--only", "tf1-habit", "--output", tmp_path / "bench.json")
+    assert process.returncode == 1 and "nothing was measured" in process.stderr
+    assert not (tmp_path / "bench.json").exists()
 
 
 @pytest.mark.slow
 def test_the_profile_of_a_step_is_by_kind_of_operation():
-    flags = shlex.split("--width=0.05 --batch_size=8 --train_size=64 --test_size=8 --device=cpu --precision=float32")
-    command = [sys.executable, BENCHMARKS / "step_profile.py", *flags]
-    process = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert process.returncode == 0, process.stderr
-    about, _, _, *rows = process.stdout.splitlines()
-    assert about.endswith("; float32; a step of 8 images")
-    shares = {name: float(share.rstrip("%")) for *name, _, share in map(str.split, rows) for name in [" ".join(name)]}
+    process = run("step_profile.py", "--width=0.05", "--batch_size=8", "--train_size=64", "--precision=float32")
+    shares = {kind: float(share.rstrip("%")) for kind, (_, share) in list(cells(process.stdout).items())[2:]}
     assert {"Conv2D", "Conv2DBackpropFilter", "Conv2DBackpropInput"} <= shares.keys()
-    assert shares.pop("all") == 100 == pytest.approx(sum(shares.values()), abs=2)
-
-
-@pytest.mark.slow
-def test_driver_end_to_end(tmp_path):
-    output = tmp_path / "results" / "bench.json"
-    names = ["ours-float32", "ours-bfloat16", "torch-float32", "habit", "ceiling-float32", "averages", "evaluation"]
-    extra = ["--average_rounds", "3", "--average_steps", "1", "--output", output, "--only", *names]
-    command = [sys.executable, BENCHMARKS / "bench.py", *TINY, *extra]
-    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
-    assert process.returncode == 0, process.stderr
-    result = json.loads(output.read_text())
-    peers = {"torch-float32"} if HAS_TORCH else set()
-    assert result["contestants"].keys() == {"ours-float32", "ours-bfloat16", "habit", "ceiling-float32"} | peers
-    assert ("PyTorch, float32" in result["skipped"]) != HAS_TORCH
-    for name in {"ours-float32", "ours-bfloat16", "habit"} | peers:
-        assert result["contestants"][name]["about"]["parameters"] == PARAMETERS
-    assert all(len(one["seconds"]) == 1 for one in result["contestants"].values())
-    assert {count: len(seconds) for count, seconds in result["averages"]["seconds"].items()} == dict.fromkeys(
-        "01248", 3
-    )
-    assert len(result["evaluation"]) == side_by_side.EVALUATIONS
-    assert tables.text(result) in process.stdout
-
-
-@pytest.mark.slow
-def test_the_rows_of_a_gpu_are_rehearsed_on_a_cpu(tmp_path):
-    """What fits into the budget runs; what does not says so. On a slow machine that may be the greater part."""
-    output, seconds, started = tmp_path / "bench.json", 400, time.monotonic()
-    command = [sys.executable, BENCHMARKS / "bench.py", "--device", "gpu", "--rehearse", "--budget", str(seconds)]
-    process = subprocess.run([*command, "--output", output], cwd=tmp_path, capture_output=True, text=True, timeout=900)
-    assert process.returncode == 0, process.stderr
-    assert time.monotonic() - started < seconds + 60
-    result = json.loads(output.read_text())
-    torch = {title: why for title, why in result["skipped"].items() if title.startswith("PyTorch")}
-    others = {title: why for title, why in result["skipped"].items() if title not in torch}
-    late = re.compile(r"it takes about \d+ s, and \d+ s were left|it was not done within its share of the time")
-    assert all(late.fullmatch(why) for why in others.values()), others
-    assert HAS_TORCH or set(torch.values()) == {"PyTorch is not installed: pip install -r requirements/bench.txt"}
-    assert "ours-bfloat16-4" in result["rows"]
-    if not others:
-        named = [
-            "ours-bfloat16-8",
-            "ours-bfloat16-16",
-            "ours-bfloat16-4-xla-on",
-            "ours-float32-4",
-            "ceiling-bfloat16-8",
-        ]
-        assert {*named, "matrix-float32", "steps_per_run-10", "evaluation", "averages", "long"} <= result["rows"].keys()
-    assert "a rehearsal" in process.stdout and tables.text(result) in process.stdout
+    assert shares.pop("all") == 100 == pytest.approx(sum(shares.values()), abs=3)

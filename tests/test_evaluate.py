@@ -1,35 +1,69 @@
-"""The command evaluate.py: usage errors, and a run that is not there. Its sub-commands have test files of their own."""
+"""The command evaluate.py as processes: usage errors, a run that is not there, and one choice of all sub-commands."""
+
+import json
 
 import pytest
-from support.commands import assert_one_sentence
+from support.commands import TINY_RUN, assert_one_sentence
 from support.evaluating import arguments
-from training.errors import UserError
+from support.files import read_rows
 
-from analysis import posthoc, table
+from training.labels import Label
 
 
 @pytest.mark.parametrize(
     "argv",
-    [[], ["table"], ["tables", "--run_dir", "x"], ["table", "--run_dir", "x", "--format", "xml"], ["table", "--run"]],
-    ids=str,
+    [
+        "",
+        "table",
+        "tables --run_dir x",
+        "table --run_dir x --format xml",
+        "table --run",
+        "export --run_dir x",
+        "export --run_dir x --output y --decay 2",
+        "predict a.png",
+        "predict --run_dir x --model y a.png",
+    ],
 )
 def test_usage_errors_have_status_2(argv):
     with pytest.raises(SystemExit) as error:
-        arguments(*argv)
+        arguments(*argv.split())
     assert error.value.code == 2
 
 
-@pytest.mark.parametrize("command", [table, posthoc], ids=["table", "posthoc"])
-def test_no_run_is_one_sentence(command, tmp_path):
-    with pytest.raises(UserError, match="train"):
-        command.main(arguments(command.__name__.partition(".")[2], "--run_dir", tmp_path))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "command", [["table"], ["posthoc"], ["export", "--output", "x"], ["predict", "a.png"]], ids=str
-)
-def test_mistake_is_one_sentence_with_status_1(run, tmp_path, command):
-    result = run("evaluate.py", *command, "--run_dir", tmp_path / "nowhere")
+@pytest.mark.parametrize("command", ["table", "posthoc", "export --output x", "predict a.png"])
+def test_no_run_is_one_sentence(forked, tmp_path, command):
+    result = forked("evaluate.py", *command.split(), "--run_dir", tmp_path / "nowhere")
     assert result.stdout == ""
-    assert_one_sentence(result, 1, tmp_path / "nowhere")
+    assert_one_sentence(result, 1, tmp_path / "nowhere", "train.py")
+
+
+def test_all_commands_choose_the_average_that_is_best_on_the_images_held_out(forked, tmp_path):
+    run, model, image = tmp_path / "run", tmp_path / "b [1]" / "model", tmp_path / "image.png"
+    flags = "--ema_decay 0.9 0.5 --ema_batch_stats raw recomputed --ema_power 0.05 0.1 --validation_size 64 --epochs 2"
+    assert forked("train.py", *TINY_RUN, *flags.split(), "--run_dir", run).returncode == 0
+    validation = read_rows(run)[-1]["validation"]
+    best = max((label for label in validation if label.startswith("ema/")), key=validation.get)
+    model.parent.mkdir()
+    image.write_bytes((run / "curves.png").read_bytes())
+
+    def evaluate(*argv, status=0):
+        result = forked("evaluate.py", *argv)
+        assert (result.returncode, result.stderr) == (status, "")
+        return result.stdout
+
+    (chosen,) = (
+        row["label"] for row in json.loads(evaluate("table", "--run_dir", run, "--format", "json")) if row["chosen"]
+    )
+    text = " ".join(evaluate("export", "--run_dir", run, "--output", model).split())
+    for words in (Label.parse(best).words, "after step 12, epoch 2 of 2", "on the validation images", "--decay"):
+        assert words in text
+    assert chosen == json.loads((model / "manifest.json").read_text())["classifier"] == best
+    probabilities = []
+    for source in (["--run_dir", run], ["--model", model]):
+        document = json.loads(evaluate("predict", *source, image, "n" * 300, "--json", status=1))
+        assert document["classifiers"][-1] == best and "error" in document["images"][1]
+        probabilities.append(document["images"][0]["predictions"][best]["probability"])
+    assert probabilities[0] == pytest.approx(probabilities[1], abs=1e-5)
+    evaluate("posthoc", "--run_dir", run, "--widths", 0.05, 0.1)
+    posthoc = json.loads((run / "posthoc.json").read_text())
+    assert posthoc["chosen"] == max(posthoc["widths"], key=lambda row: row["validation"])["width"]

@@ -1,188 +1,113 @@
-"""results/experiments.py: which runs are made, from what, and that train.py takes their flags."""
+"""results/experiments.py: which runs are made, from what, how they are known, and what is kept of them."""
 
 import json
-import runpy
 import shlex
-import signal
+import shutil
 import subprocess
-import sys
-import time
+from pathlib import Path
 
-import numpy as np
 import pytest
-from support.commands import ROOT
-from support.files import read_arrays
-from support.finished_runs import EMA_ANSWERS, write_predictions, write_run
+from support.finished_runs import write_experiment
 
-from analysis import finished, predictions
-from training import config
+from results import experiments
+from training import flags
+from training.command import UserError
 
-MODULE = runpy.run_path(str(ROOT / "results" / "experiments.py"))
-Run, Experiment = MODULE["Run"], MODULE["Experiment"]
-RUNS = [(name, run) for name, experiment in MODULE["EXPERIMENTS"].items() for run in experiment.runs]
+RUNS = {run.name: run for run in experiments.RUNS}
+TRUNKS = {run.trunk.name: run.trunk for run in experiments.RUNS if run.trunk}
 
 
-@pytest.mark.parametrize(("name", "run"), RUNS, ids=[f"{name}/{run.name}" for name, run in RUNS])
-def test_train_takes_the_flags_of_every_run(name, run):
-    trunk = next((one for other, one in RUNS if f"{other}/{one.name}" == run.trunk), None)
-    assert bool(trunk) == bool(run.trunk)
-    flags = config.parse(shlex.split(f"{trunk.flags if trunk else ''} {run.flags}"))
-    assert flags.dataset == "cifar10"
-    if trunk:
-        assert flags.epochs > config.parse(shlex.split(trunk.flags)).epochs
+@pytest.mark.parametrize("run", experiments.RUNS, ids=lambda run: run.name)
+def test_train_takes_the_flags_of_every_run(run):
+    asked = flags.parse(run.flags.split())
+    assert run.name.split("/")[0] in experiments.EXPERIMENTS and run.name.endswith(f"{asked.seed}")
+    if run.trunk:
+        done = flags.parse(run.trunk.flags.split()).epochs
+        assert done == asked.epochs - (asked.lr_cooldown or done // 4)  # where a cooldown begins
 
 
 @pytest.fixture
-def experiments(tmp_path):
-    """experiments.py with two experiments of one seed that share a trunk, and what it calls written down."""
-    module = runpy.run_path(str(ROOT / "results" / "experiments.py"))
-    names = module["main"].__globals__
-    names["ROOT"] = tmp_path
-    names["EXPERIMENTS"] = {
-        "gain": Experiment(
-            "", (Run("trunk-0", "--epochs 2", kept=False), Run("seed-0", "--epochs 3", trunk="gain/trunk-0"))
-        ),
-        "cooldown": Experiment("", (Run("seed-0", "--epochs 3 --lr_cooldown 1", trunk="gain/trunk-0"),)),
-    }
-    names["called"] = []
+def make(tmp_path, monkeypatch, capsys):
+    """Carries out the commands printed, but for training only writes its end; returns what was trained."""
+    monkeypatch.chdir(tmp_path)
 
-    def call(script, *arguments):
-        names["called"].append(shlex.join(map(str, arguments)).replace(f"{tmp_path}/", ""))
-        if script == "report.py":
-            (tmp_path / "results" / "gain" / "report").mkdir(parents=True)
-            (tmp_path / "results" / "gain" / "report" / "report.html").touch()
-            return
-        path = arguments[arguments.index("--run_dir") + 1]
-        epoch = int(arguments[arguments.index("--epochs") + 1])
-        if not path.exists():
-            write_predictions(write_run(path), **{"ema/0.99/raw": EMA_ANSWERS})
-        (path / "summary.json").write_text(json.dumps({"epoch": epoch}))
+    def make(*names):
+        experiments.main(names, tmp_path / "results")
+        trained = []
+        for line in capsys.readouterr().out.splitlines():
+            if line.startswith("python train.py "):
+                asked = flags.parse(shlex.split(line)[2:])  # which compares them with those of a run that is resumed
+                path = Path(asked.run_dir)
+                trained.append(str(path.relative_to(tmp_path / "runs")))
+                assert asked.resume == path.exists() and not (path / "stale").exists()
+                shutil.rmtree(path, ignore_errors=True)
+                write_experiment(tmp_path / "runs", (RUNS | TRUNKS)[trained[-1]], {})
+            else:
+                subprocess.run(["sh", "-ec", line], check=True)
+        return trained
 
-    names["call"] = call
-    return names
+    return make
 
 
-def make(experiments, *names):
-    experiments["called"].clear()
-    experiments["main"](["--run", *names, "--runs", str(experiments["ROOT"] / "runs")])
-    return experiments["called"]
+def test_runs_continue_copies_of_their_trunk_and_are_kept(make, tmp_path):
+    both = ("augment", "augment_cooldown")
+    names = ["augment/trunk-0", "augment/seed-0", "augment/trunk-1", "augment/seed-1"]
+    assert make(*both) == [*names, "augment_cooldown/seed-0", "augment_cooldown/seed-1"]  # each trunk once
+    experiments.main([*both, "--collect"], tmp_path / "results")
+    assert len(list(tmp_path.glob("results/*/*/config.json"))) == 4  # without the trunks
+    shutil.rmtree(tmp_path / "runs")
+    assert make(*both) == []
+    shutil.rmtree(tmp_path / "results" / "augment_cooldown" / "seed-1")
+    assert make(*both) == ["augment/trunk-1", "augment_cooldown/seed-1"]
 
 
-def test_runs_continue_copies_of_their_trunk_and_are_kept(experiments):
-    assert make(experiments) == [
-        "--run_dir runs/gain/trunk-0 --epochs 2",
-        "--resume --run_dir runs/gain/seed-0 --epochs 3",
-        "--resume --run_dir runs/cooldown/seed-0 --epochs 3 --lr_cooldown 1",
-    ]
-    kept = [str(path.relative_to(experiments["ROOT"])) for path in experiments["ROOT"].glob("results/*/*")]
-    assert sorted(kept) == ["results/cooldown/seed-0", "results/gain/seed-0"]
-    assert make(experiments) == []
+def test_what_was_cut_off_goes_on(make, tmp_path):
+    """A trunk amid training, a copy amid copying, one that was not continued, a run that has a summary of before."""
+    runs = tmp_path / "runs"
+    (write_experiment(runs, TRUNKS["augment/trunk-0"], {}) / "summary.json").unlink()
+    (runs / "augment" / "seed-0.new" / "stale").mkdir(parents=True)
+    shutil.copytree(write_experiment(runs, TRUNKS["augment/trunk-1"], {}), runs / "augment" / "seed-1")
+    (write_experiment(runs, RUNS["noise/seed-1"], {}) / "summary.json").write_text(json.dumps({"epoch": 16}))
+    experiments.main(["--collect"], tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+    assert make("augment") == ["augment/trunk-0", "augment/seed-0", "augment/seed-1"]
+    assert make("noise") == ["noise/seed-0", "noise/seed-1"]
 
 
-def test_a_trunk_is_made_again_only_for_a_run_that_is_still_missing(experiments):
-    make(experiments)
-    runs, kept = experiments["ROOT"] / "runs", experiments["ROOT"] / "results"
-    runs.rename(experiments["ROOT"] / "elsewhere")
-    assert make(experiments) == []
-    (kept / "cooldown" / "seed-0" / "summary.json").unlink()
-    assert make(experiments) == [
-        "--run_dir runs/gain/trunk-0 --epochs 2",
-        "--resume --run_dir runs/cooldown/seed-0 --epochs 3 --lr_cooldown 1",
-    ]
+@pytest.mark.parametrize("place", ["runs/noise", "results/noise", "results/noise_cooldown", "trunk"])
+@pytest.mark.parametrize("other", ["--dataset synthetic --epochs 8", "--seed 9", "--eval_every 2"])
+def test_another_run_of_the_right_name_is_not_taken(make, tmp_path, place, other):
+    folder, _, name = place.partition("/")
+    run = RUNS[f"{name}/seed-0"] if name else TRUNKS["noise_cooldown/trunk-0"]
+    write_experiment(tmp_path / (folder if name else "runs"), run, {}, argv=other.split())
+    with pytest.raises(UserError, match=rf"{run.name} is another run, by its .*{other.split()[0]}.*\(mv "):
+        make("noise", "noise_cooldown")
 
 
-def test_a_run_whose_trunk_is_missing_makes_it_first(experiments):
-    assert make(experiments, "cooldown") == [
-        "--run_dir runs/gain/trunk-0 --epochs 2",
-        "--resume --run_dir runs/cooldown/seed-0 --epochs 3 --lr_cooldown 1",
-    ]
+@pytest.mark.parametrize("made", ["float32", "bfloat16"])
+def test_the_precision_that_was_used_counts(tmp_path, made):
+    for name, others in (("gain/seed-0", ()), ("float32/seed-0", ("bfloat16",)), ("gain/seed-3", ("float32",))):
+        path = write_experiment(tmp_path, RUNS[name], {}, argv=["--precision", "auto"], precision=made)
+        assert experiments.differences(RUNS[name], path) == (["--precision"] if made in others else [])
 
 
-def test_a_copy_that_was_cut_off_is_made_again(experiments, monkeypatch):
-    make(experiments, "gain")
-
-    def cut_off(source, target):
-        target.mkdir()
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(experiments["shutil"], "copytree", cut_off)
-        make(experiments, "cooldown")
-    assert make(experiments, "cooldown") == ["--resume --run_dir runs/cooldown/seed-0 --epochs 3 --lr_cooldown 1"]
-
-
-@pytest.fixture
-def reported(experiments):
-    """The same, with a report of gain over both experiments."""
-    experiments["EXPERIMENTS"]["gain"] = experiments["EXPERIMENTS"]["gain"]._replace(report=True, beside=("cooldown",))
-    return experiments
+def test_what_is_kept_names_no_directory_of_the_machine(tmp_path):
+    runs, name = tmp_path / "a machine" / "made", "starts/warmup-seed0"
+    path = write_experiment(runs, RUNS[name], {}, argv=["--data_dir", "/my data", "--run_dir", "/x/y"])
+    log = f"CIFAR-10 from /my data/cifar10/3.0.2, 50000\nrun {path}\npython '{runs.parent}/evaluate.py' '{path}'\n"
+    (path / "train.log").write_text(log)
+    experiments.main(["starts", "--collect", "--runs", str(runs)], tmp_path)
+    log = f"CIFAR-10 from cifar10/3.0.2, 50000\nrun runs/{name}\npython 'evaluate.py' 'runs/{name}'\n"
+    assert (tmp_path / name / "train.log").read_text() == log
+    saved = json.loads((tmp_path / name / "config.json").read_text())["flags"]
+    assert (saved["run_dir"], saved["data_dir"]) == (f"runs/{name}", None)
 
 
-BOTH = "results/gain/seed-0 results/cooldown/seed-0 --output results/gain/report"
-
-
-def test_a_report_is_made_anew_over_what_is_kept_of_all_its_runs(reported):
-    assert make(reported, "gain")[-1] == "results/gain/seed-0 --output results/gain/report"
-    assert make(reported, "cooldown")[-1] == BOTH
-    (reported["ROOT"] / "runs").rename(reported["ROOT"] / "elsewhere")
-    assert make(reported, "gain") == [BOTH]
-    assert (reported["ROOT"] / "results" / "gain" / "report").is_dir()
-
-
-def test_the_predictions_kept_are_those_that_a_report_reads(reported):
-    make(reported)
-    for run in ("gain/seed-0", "cooldown/seed-0"):
-        before, after = (finished.read_run(reported["ROOT"] / place / run) for place in ("runs", "results"))
-        kept = read_arrays(after.path / "predictions.npz")
-        assert list(kept) == ["labels", "raw", "ema/0.998/raw"]
-        for one, other in zip(predictions.read_predictions(before), predictions.read_predictions(after), strict=True):
-            if not isinstance(one, finished.FinishedRun):
-                np.testing.assert_array_equal(one, other)
-
-
-def test_predictions_that_no_report_reads_are_not_kept(experiments):
-    make(experiments)
-    assert not list(experiments["ROOT"].glob("results/*/*/predictions.npz"))
-
-
-def test_ctrl_c_lets_the_run_save_first(tmp_path):
-    """The run is a stand-in that takes a second to save; a status other than 0 ends everything with it."""
-    script = tmp_path / "train.py"
-    script.write_text(
-        "import pathlib, signal, sys, time\n"
-        "def save(*_):\n"
-        "    time.sleep(1)\n"
-        "    pathlib.Path(sys.argv[1]).write_text('saved')\n"
-        "    sys.exit(130)\n"
-        "signal.signal(signal.SIGINT, save)\n"
-        "pathlib.Path(sys.argv[2]).touch()\n"
-        "time.sleep(60)\n"
-    )
-    saved, begun = tmp_path / "saved", tmp_path / "begun"
-    program = (
-        f"import sys; sys.path.insert(0, {str(ROOT / 'results')!r}); import experiments, pathlib; "
-        f"experiments.ROOT = pathlib.Path({str(tmp_path)!r}); experiments.call('train.py', *sys.argv[1:])"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, saved, begun], stderr=subprocess.PIPE, preexec_fn=heed_ctrl_c
-    )
-    while not begun.exists():
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
-    assert (process.returncode, saved.read_text(), stderr) == (130, "saved", b"")
-
-
-def heed_ctrl_c():
-    """A process started in the background of a shell ignores Ctrl-C; a test under nohup would hand that down."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def test_a_copy_of_a_trunk_that_was_not_continued_goes_on(experiments):
-    make(experiments, "gain")
-    path = experiments["ROOT"] / "runs" / "gain" / "seed-0"
-    (path / "summary.json").write_text(json.dumps({"epoch": 2}))
-    (experiments["ROOT"] / "results" / "gain" / "seed-0" / "summary.json").unlink()
-    experiments["main"](["--collect", "gain", "--runs", str(experiments["ROOT"] / "runs")])
-    assert not (experiments["ROOT"] / "results" / "gain" / "seed-0" / "summary.json").exists()
-    assert make(experiments, "gain") == ["--resume --run_dir runs/gain/seed-0 --epochs 3"]
+def test_a_report_is_what_its_runs_make(tmp_path):
+    results = tmp_path / "results"
+    metrics = write_experiment(results, RUNS["noise/seed-0"], {"raw": 0.6}, {"raw": 0.9}) / "metrics.jsonl"
+    experiments.main(["noise", "--collect"], results)
+    experiments.main(["--check"], results)
+    metrics.write_text(metrics.read_text().replace("0.6,", "0.61,"))
+    with pytest.raises(UserError, match=r"python results/experiments\.py --collect noise"):
+        experiments.main(["--check"], results)

@@ -1,10 +1,8 @@
-"""Image files of every kind, sound and unsound, as 32x32 pixels or as one sentence."""
+"""Image files of every kind, sound and unsound, as 32x32 pixels or as one sentence that is true."""
 
 import io
 import os
 import struct
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 
@@ -12,18 +10,16 @@ import numpy as np
 import pytest
 import tensorflow as tf2
 import tensorflow.compat.v1 as tf
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
-from PIL import Image, ImageFile
-from training.errors import UserError
+from PIL import Image
+from support.damage import damages, fuzz
 
-import data
-from analysis import image_files
+from analysis import predict
+from training.command import UserError
 
 COLOURS = np.random.default_rng(3).integers(0, 256, (7, 9, 3)).astype(np.uint8)
 PHOTO = Image.fromarray(COLOURS).resize((120, 80), Image.Resampling.BICUBIC)  # smooth, so that JPEG keeps it
-GREY = PHOTO.convert("L")
-ORIENTATION = 0x0112  # the EXIF tag
 
 
 def encoded(image, kind, **options):
@@ -34,13 +30,19 @@ def encoded(image, kind, **options):
 
 def oriented(number):
     exif = Image.Exif()
-    exif[ORIENTATION] = number
+    exif[0x0112] = number
     return exif
 
 
 def chunk(kind, content):
     """A chunk of a PNG."""
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def with_chunk(kind, content, before=b"IDAT"):
+    """PHOTO as a PNG with one chunk more."""
+    place = FILES["rgb.png"].index(before) - 4
+    return FILES["rgb.png"][:place] + chunk(kind, content) + FILES["rgb.png"][place:]
 
 
 OTHERS = {"save_all": True, "append_images": [Image.new("RGB", PHOTO.size, colour) for colour in ("red", "blue")]}
@@ -54,22 +56,21 @@ FILES = {
     "still.gif": encoded(PHOTO, "GIF"),
     "animated.gif": encoded(PHOTO, "GIF", **OTHERS),
     "rgb.bmp": encoded(PHOTO, "BMP"),
-    "palette.bmp": encoded(PHOTO.quantize(16), "BMP"),
     "lossy.webp": encoded(PHOTO, "WEBP", quality=95),
-    "lossless.webp": encoded(PHOTO, "WEBP", lossless=True),
     "turned.webp": encoded(PHOTO, "WEBP", lossless=True, exif=oriented(6)),
     "animated.webp": encoded(PHOTO, "WEBP", lossless=True, **OTHERS),
 }
+LOSSLESS = [("PNG", {}), ("WEBP", {"lossless": True})]
 
 
-@pytest.fixture
-def decode(tmp_path):
+@pytest.fixture(scope="module")
+def decode(tmp_path_factory):
     """The 32x32 image of a file with this content."""
+    path = tmp_path_factory.mktemp("image") / "file"
 
     def decode(content):
-        path = tmp_path / "file"
         path.write_bytes(content)
-        return image_files.read_image(path)
+        return predict.read_image(path)
 
     return decode
 
@@ -77,11 +78,7 @@ def decode(tmp_path):
 @pytest.fixture
 def same(decode):
     """Whether a file is to the last bit what these pixels are as a plain PNG."""
-
-    def same(content, image):
-        return np.array_equal(decode(content), decode(encoded(image.convert("RGB"), "PNG")))
-
-    return same
+    return lambda content, image: np.array_equal(decode(content), decode(encoded(image.convert("RGB"), "PNG")))
 
 
 def by_tensorflow(content):
@@ -103,57 +100,42 @@ def by_tensorflow(content):
 @pytest.mark.parametrize("name", ["rgb.png", "rgb.jpg", "progressive.jpg", "still.gif", "animated.gif", "rgb.bmp"])
 def test_every_format_is_what_tensorflow_makes_of_it(decode, name):
     image = decode(FILES[name])
-    assert (image.shape, image.dtype) == (data.IMAGE_SHAPE, np.uint8)
+    assert (image.shape, image.dtype) == ((32, 32, 3), np.uint8)
     difference = np.abs(image - by_tensorflow(FILES[name])).max()
     assert difference <= (8 if name.endswith("jpg") else 2)  # a JPEG leaves decoders some freedom
 
 
-@pytest.mark.parametrize("size", [(32, 32), (1, 1), (1, 500), (500, 1), (31, 33), (64, 64), (700, 300)], ids=str)
+@pytest.mark.parametrize("size", [(32, 32), (1, 1), (1, 501), (501, 1), (31, 33), (64, 64), (700, 300)], ids=str)
 def test_every_size_is_what_tensorflow_makes_of_it(decode, size):
     content = encoded(PHOTO.resize(size), "PNG")
     assert np.abs(decode(content) - by_tensorflow(content)).max() <= (0 if size == (32, 32) else 2)
 
 
-@pytest.mark.parametrize("kind", ["GIF", "BMP", "WEBP"])
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB"])
-def test_lossless_formats_hold_the_same_pixels(same, kind, mode):
-    image = PHOTO.quantize(16) if mode == "P" or (kind, mode) == ("GIF", "RGB") else PHOTO.convert(mode)
-    options = {"lossless": True} if kind == "WEBP" else {}
-    assert same(encoded(image, kind, **options), image)
+def test_lossless_formats_hold_the_same_pixels(same, mode):
+    for kind, options in [*LOSSLESS, ("GIF", {}), ("BMP", {})]:
+        image = PHOTO.quantize(16) if mode == "P" or (kind, mode) == ("GIF", "RGB") else PHOTO.convert(mode)
+        assert same(encoded(image, kind, **options), image), kind
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "P"])
-def test_grey_and_palettes_of_a_png(same, mode):
-    image = PHOTO.quantize(16) if mode == "P" else PHOTO.convert(mode)
-    assert same(encoded(image, "PNG"), image)
+def test_lossy_webp_and_cmyk_are_nearly_the_same_picture(decode):
+    for content in (FILES["lossy.webp"], encoded(PHOTO.convert("CMYK"), "JPEG", quality=95)):
+        assert np.abs(decode(content).astype(int) - decode(FILES["rgb.png"])).max() <= 12
 
 
-def test_lossy_webp_is_nearly_the_same_picture(decode):
-    assert np.abs(decode(FILES["lossy.webp"]).astype(int) - decode(FILES["rgb.png"])).max() <= 12
+def test_first_image_of_several(decode):
+    for name, first in (("animated.webp", "rgb.png"), ("several.jpg", "rgb.jpg")):
+        assert np.array_equal(decode(FILES[name]), decode(FILES[first]))
 
 
-def test_cmyk_jpeg_is_read(decode):
-    difference = decode(encoded(PHOTO.convert("CMYK"), "JPEG", quality=95)).astype(int) - decode(FILES["rgb.png"])
-    assert np.abs(difference).max() <= 12
-
-
-@pytest.mark.parametrize(("name", "first"), [("animated.webp", "rgb.png"), ("several.jpg", "rgb.jpg")])
-def test_first_image_of_several(decode, name, first):
-    assert np.array_equal(decode(FILES[name]), decode(FILES[first]))
-
-
-def test_sixteen_bits_of_grey_are_scaled_not_clipped(same):
-    values = np.asarray(GREY).astype(np.uint16)
+def test_sixteen_bits_are_scaled_not_clipped(same):
+    grey = PHOTO.convert("L")
     for low in (0, 255):
-        assert same(encoded(Image.fromarray(values * 256 + low), "PNG"), GREY)
-
-
-def test_sixteen_bits_of_colour(same):
-    rows = np.asarray(PHOTO).astype(">u2") * 257
-    lines = b"".join(b"\0" + row.tobytes() for row in rows)
+        assert same(encoded(Image.fromarray(np.asarray(grey).astype(np.uint16) * 256 + low), "PNG"), grey)
+    lines = b"".join(b"\0" + (row.astype(">u2") * 257).tobytes() for row in np.asarray(PHOTO))
     header = struct.pack(">IIBBBBB", *PHOTO.size, 16, 2, 0, 0, 0)
-    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
-    assert same(b"\x89PNG\r\n\x1a\n" + content, PHOTO)
+    colour = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    assert same(b"\x89PNG\r\n\x1a\n" + colour, PHOTO)
 
 
 # Upright pixels from stored ones, by the EXIF specification's words for row 0 and column 0 of what is stored.
@@ -169,178 +151,84 @@ UPRIGHT = {
 }
 
 
-@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-@pytest.mark.parametrize("number", UPRIGHT)
-def test_every_orientation_is_upright(same, kind, number):
-    upright = Image.fromarray(UPRIGHT[number](np.asarray(PHOTO)))
-    options = {"lossless": True} if kind == "WEBP" else {}
-    assert same(encoded(PHOTO, kind, exif=oriented(number), **options), upright)
+def test_every_orientation_is_upright(same):
+    for number, upright in UPRIGHT.items():
+        for kind, options in LOSSLESS:
+            content = encoded(PHOTO, kind, exif=oriented(number), **options)
+            assert same(content, Image.fromarray(upright(np.asarray(PHOTO)))), (number, kind)
 
 
-def test_photo_held_upright_is_upright(decode):
-    """A camera on its side stores the sky at the left and says orientation 6."""
-    stored = Image.new("RGB", (120, 80), "green")
-    stored.paste("blue", (0, 0, 60, 80))
-    pixels = decode(encoded(stored, "JPEG", quality=95, exif=oriented(6))).astype(int)
-    assert (pixels[:14, :, 2] > 200).all()
-    assert (pixels[18:, :, 2] < 50).all()
+def test_what_is_transparent_is_white(decode):
+    for mode, (kind, options) in (("RGBA", LOSSLESS[0]), ("LA", LOSSLESS[0]), ("RGBA", LOSSLESS[1])):
+        image = Image.new(mode, (40, 40), (0,) * len(mode))
+        image.paste((0,) * (len(mode) - 1) + (255,), (0, 0, 20, 40))
+        pixels = decode(encoded(image, kind, **options))
+        assert (pixels[:, :14] == 0).all() and (pixels[:, 18:] == 255).all(), (mode, kind)
+        half = decode(encoded(Image.new("RGBA", (40, 40), (0, 100, 200, 128)), kind, **options))
+        assert np.abs(half - np.array([127, 177, 227])).max() <= 1, kind
+    for kind, transparency, right in (("PNG", 1, 255), ("GIF", 1, 255), ("PNG", bytes([255, 128]), 127)):
+        image = Image.new("P", (40, 40), 1)
+        image.putpalette([10, 20, 30, 0, 0, 0])
+        image.paste(0, (0, 0, 20, 40))
+        pixels = decode(encoded(image, kind, transparency=transparency)).astype(int)
+        assert (pixels[:, :14] == [10, 20, 30]).all()
+        assert np.abs(pixels[:, 18:] - right).max() <= 1, (kind, transparency)
 
 
-@pytest.mark.parametrize(("kind", "mode"), [("PNG", "RGBA"), ("PNG", "LA"), ("WEBP", "RGBA")])
-def test_what_is_transparent_is_white(decode, kind, mode):
-    image = Image.new(mode, (40, 40), (0,) * len(mode))
-    image.paste((0,) * (len(mode) - 1) + (255,), (0, 0, 20, 40))
-    pixels = decode(encoded(image, kind, **({"lossless": True} if kind == "WEBP" else {})))
-    assert (pixels[:, :14] == 0).all()
-    assert (pixels[:, 18:] == 255).all()
+# ---------------------------------------------------------------------------------------------------------------
+# Sound pixels in odd company
 
 
-def test_half_transparent_is_half_white(decode):
-    for kind, options in (("PNG", {}), ("WEBP", {"lossless": True})):
-        pixels = decode(encoded(Image.new("RGBA", (40, 40), (0, 100, 200, 128)), kind, **options))
-        assert np.abs(pixels - np.array([127, 177, 227])).max() <= 1, kind
-
-
+@pytest.mark.parametrize("before", [b"IDAT", b"IEND"])
 @pytest.mark.parametrize(
-    ("kind", "transparency", "right"),
-    [("PNG", 1, 255), ("GIF", 1, 255), ("PNG", bytes([255, 0]), 255), ("PNG", bytes([255, 128]), 127)],
-    ids=str,
+    "exif", [b"", b"garbage!", b"MM\0*\xff\xff\xff\xff", b"II*\0\x08\0\0\0\xff\xff\x12\x01"], ids=str
 )
-def test_transparent_colours_of_a_palette_are_white(decode, kind, transparency, right):
-    image = Image.new("P", (40, 40), 1)
-    image.putpalette([10, 20, 30, 0, 0, 0])
-    image.paste(0, (0, 0, 20, 40))
-    pixels = decode(encoded(image, kind, transparency=transparency))
-    assert (pixels[:, :14] == [10, 20, 30]).all()
-    assert np.abs(pixels[:, 18:].astype(int) - right).max() <= 1
+def test_exif_that_cannot_be_read_turns_nothing(same, recwarn, exif, before):
+    content = with_chunk(b"eXIf", exif, before)
+    assert same(content, PHOTO)
+    place = content.index(b"eXIf") + 4 + len(exif)
+    assert same(content[:place] + b"\0\0\0\0" + content[place + 4 :], PHOTO)  # nor does a wrong checksum of it
+    assert not recwarn.list
+    turned = FILES["turned.webp"].replace(b"MM\0*", b"XX\0*", 1)
+    assert turned != FILES["turned.webp"] and same(turned, PHOTO)
 
 
-@pytest.mark.parametrize(
-    ("image", "transparency"),
-    [
-        (Image.new("L", (40, 40), 7), 7),
-        (Image.new("I;16", (40, 40), 1000), 1000),
-        (Image.new("RGB", (40, 40), (1, 2, 3)), (1, 2, 3)),
-    ],
-    ids=["L", "I;16", "RGB"],
-)
-def test_a_transparent_colour_is_white(decode, image, transparency):
-    assert (decode(encoded(image, "PNG", transparency=transparency)) == 255).all()
-    assert (decode(encoded(image, "PNG")) < 10).all()
-
-
-def test_fourth_byte_of_a_bmp_is_no_alpha(same):
-    image = Image.fromarray(np.dstack([np.asarray(PHOTO), np.zeros(PHOTO.size[::-1], np.uint8)]))
-    assert same(encoded(image, "BMP"), PHOTO)
-
-
-def test_bmp_from_the_top_down(same):
-    content = bytearray(FILES["rgb.bmp"])
-    struct.pack_into("<i", content, 22, -PHOTO.height)
-    assert same(bytes(content), PHOTO.transpose(Image.Transpose.FLIP_TOP_BOTTOM))
+@pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"iCCP"])
+def test_a_long_comment_is_passed_over_or_named(decode, kind):
+    text = zlib.compress(b"a" * 2**22)
+    content = {b"zTXt": b"Comment\0\0" + text, b"iTXt": b"Comment\0\1\0\0\0" + text, b"iCCP": b"x\0\0" + text}[kind]
+    assert np.array_equal(decode(with_chunk(kind, content)), decode(FILES["rgb.png"]))
+    many = FILES["rgb.png"][:-12]
+    many += chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"a" * (2**20 - 1))) * 70 + FILES["rgb.png"][-12:]
+    with pytest.raises(UserError, match="metadata"):
+        decode(many)
 
 
 # ---------------------------------------------------------------------------------------------------------------
 # Unsound files
 
-DAMAGED = "^is truncated or damaged: Pillow cannot decode it$"
-NO_IMAGE = "^is not a JPEG, PNG, GIF, BMP or WebP image$"
-
 
 @pytest.mark.parametrize("name", FILES)
-def test_truncated_anywhere_is_one_sentence(decode, name):
+def test_cut_anywhere_is_cut_off(decode, name):
     content = FILES[name]
     whole = len(content)
     if name in ("animated.gif", "several.jpg"):  # the first image is not to be whole
         whole = content.index(b"\x21\xf9\x04", 1000) if name == "animated.gif" else len(FILES["rgb.jpg"])
     shortest = [12, 15] if name.endswith("webp") else [4, 9, 13]  # a WebP is told from a WAV after twelve bytes
     for length in [*shortest, 17, 25, 30, 60, *np.linspace(100, whole - 12, 12).astype(int)]:
-        with pytest.raises(UserError, match=DAMAGED):
+        with pytest.raises(UserError, match="cut off" if content[length - 1] != ord(";") else ""):
             decode(content[:length])
 
 
-def test_checksums_of_a_png_are_checked(decode):
+def test_damage_is_damage(decode):
     content = bytearray(FILES["rgb.png"])
-    content[content.index(b"IDAT") + 2000] ^= 1
-    with pytest.raises(UserError, match=DAMAGED):
-        decode(bytes(content))
-
-
-def test_exif_beyond_repair_is_one_sentence(decode, recwarn):
-    content = FILES["turned.webp"].replace(b"MM\0*", b"XX\0*", 1)
-    assert content != FILES["turned.webp"]
-    with pytest.raises(UserError, match=DAMAGED):
-        decode(content)
-    assert not recwarn.list
-
-
-def test_pillows_warnings_are_not_shown(decode, recwarn):
-    content = FILES["turned.jpg"].replace(b"MM\0*\0\0", b"MM\0*\xff\xff", 1)  # EXIF that is nowhere in the file
-    assert content != FILES["turned.jpg"]
-    assert np.array_equal(decode(content), decode(FILES["rgb.jpg"]))
-    assert not recwarn.list
-
-
-def test_no_kind_of_error_passes(decode, monkeypatch):
-    for error in (OSError, SyntaxError, ValueError, struct.error, EOFError, KeyError, MemoryError, RecursionError):
-        monkeypatch.setattr(image_files.ImageOps, "exif_transpose", lambda _, error=error: (_ for _ in ()).throw(error))
-        with pytest.raises(UserError, match=DAMAGED):
-            decode(FILES["rgb.png"])
-
-
-def claiming(name, width, height):
-    """The file, its header changed to claim another size."""
-    content = bytearray(FILES[name])
-    if name.endswith("png"):
-        struct.pack_into(">II", content, 16, width, height)
-        struct.pack_into(">I", content, 29, zlib.crc32(content[12:29]))
-    elif name.endswith("gif"):
-        struct.pack_into("<HH", content, 6, width, height)
-    elif name.endswith("bmp"):
-        struct.pack_into("<ii", content, 18, width, height)
-    elif content[12:16] == b"VP8X":
-        content[24:30] = struct.pack("<I", width - 1)[:3] + struct.pack("<I", height - 1)[:3]
-    elif content[12:16] == b"VP8L":
-        struct.pack_into("<I", content, 21, (width - 1) | (height - 1) << 14 | 1 << 28)
-    elif content[12:16] == b"VP8 ":
-        struct.pack_into("<HH", content, 26, width, height)
-    else:
-        at = content.index(b"\xff\xc2" if name == "progressive.jpg" else b"\xff\xc0")
-        struct.pack_into(">HH", content, at + 5, height, width)
-    return bytes(content)
-
-
-BOMB = r"^has more than 50,000,000 pixels: scale it down$"
-
-
-@pytest.mark.parametrize("size", [(7100, 7100), (16_000, 16_000)], ids=str)
-@pytest.mark.parametrize("name", [name for name in FILES if name != "turned.webp"])
-def test_bomb_is_refused_by_its_header(decode, name, size, monkeypatch, recwarn):
-    monkeypatch.setattr(ImageFile.ImageFile, "load", None)  # nothing is decoded
-    with pytest.raises(UserError, match=BOMB):
-        decode(claiming(name, *size))
-    assert not recwarn.list
-
-
-@pytest.mark.parametrize("name", ["rgb.png", "rgb.bmp"])
-def test_bomb_of_ten_billion_pixels(decode, name):
-    with pytest.raises(UserError, match=BOMB):
-        decode(claiming(name, 100_000, 100_000))
-
-
-def test_frame_larger_than_its_gif_is_refused(decode):
-    content = bytearray(FILES["still.gif"])
-    struct.pack_into("<HH", content, content.index(b"\x2c\0\0\0\0") + 5, 60_000, 60_000)
-    with pytest.raises(UserError, match=BOMB):
-        decode(bytes(content))
-
-
-def test_pillows_own_limit_is_as_before(decode):
-    before = Image.MAX_IMAGE_PIXELS
-    decode(FILES["rgb.png"])
-    with pytest.raises(UserError, match=BOMB):
-        decode(claiming("rgb.png", 100_000, 100_000))
-    assert Image.MAX_IMAGE_PIXELS == before != image_files.MAX_PIXELS
+    content[content.index(b"IDAT") + 2000] ^= 1  # its checksum tells
+    scan = FILES["rgb.jpg"].index(b"\xff\xda")
+    empty = b"GIF89a" + struct.pack("<HH", 10, 10) + b"\0\0\0;"
+    no_scan, no_data = FILES["rgb.jpg"][:scan] + b"\xff\xd9", FILES["rgb.png"][:33] + FILES["rgb.png"][-12:]
+    for one in (bytes(content), FILES["rgb.jpg"][:scan] + FILES["rgb.jpg"][-2000:], empty, no_scan, no_data):
+        with pytest.raises(UserError, match="damaged, or holds no picture"):
+            decode(one)
 
 
 @pytest.mark.parametrize(
@@ -348,110 +236,77 @@ def test_pillows_own_limit_is_as_before(decode):
     [b"", b"GI", b"hello", b"\0" * 1000, b"<svg/>", b"RIFF\x24\0\0\0WAVEfmt ", encoded(PHOTO, "TIFF")],
     ids=len,
 )
-def test_other_files_are_no_image(decode, content):
-    with pytest.raises(UserError, match=NO_IMAGE):
+def test_other_files_are_no_picture(decode, content):
+    with pytest.raises(UserError, match="is not a JPEG"):
         decode(content)
 
 
-def image_or_sentence(decode, content):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(image_files, "MAX_PIXELS", 100_000)  # so that no example takes long
-        try:
-            image = decode(content)
-        except UserError as error:
-            assert "\n" not in str(error)
-        else:
-            assert (image.shape, image.dtype) == ((32, 32, 3), np.uint8)
-
-
-def fuzz(examples):
-    return settings(
-        max_examples=examples,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        suppress_health_check=[HealthCheck.function_scoped_fixture],
-    )
+@pytest.mark.parametrize("size", [(9500, 9500), (100_000, 100_000)], ids=str)
+def test_more_pixels_than_fit_are_refused_by_the_header(decode, recwarn, size):
+    png, bmp = bytearray(FILES["rgb.png"]), bytearray(FILES["rgb.bmp"])
+    struct.pack_into(">II", png, 16, *size)
+    struct.pack_into(">I", png, 29, zlib.crc32(png[12:29]))
+    struct.pack_into("<ii", bmp, 18, *size)
+    for content in (png, bmp):
+        with pytest.raises(UserError, match="pixels: scale it down"):
+            decode(bytes(content))
+    assert not recwarn.list
 
 
 @fuzz(400)
-@given(
-    name=st.sampled_from(sorted(FILES)),
-    damage=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=8),
-    keep=st.floats(0.5, 1) | st.just(1.0),
-)
-def test_damaged_file_is_an_image_or_one_sentence(decode, name, damage, keep):
-    content = bytearray(FILES[name])
-    for where, value in damage:
-        content[int(where**3 * (len(content) - 1))] = value  # the header above all
-    image_or_sentence(decode, bytes(content[: round(keep * len(content))]))
+@given(name=st.sampled_from(sorted(FILES)), changes=st.lists(damages, max_size=4))
+@example(name="rgb.bmp", changes=[lambda content: b"BM" + b"\xff" * 200])
+@example(name="turned.webp", changes=[lambda content: b"RIFF\xff\xff\xff\xffWEBPVP8X" + b"\xff" * 200])
+def test_damaged_file_is_an_image_or_one_sentence(decode, name, changes):
+    content = FILES[name]
+    for damage in changes:
+        content = damage(content)
+    try:
+        image = decode(content)
+    except UserError as error:
+        assert "\n" not in str(error)
+    else:
+        assert (image.shape, image.dtype) == ((32, 32, 3), np.uint8)
 
 
-@fuzz(400)
-@given(start=st.sampled_from([b"", *(content[:16] for content in FILES.values())]), rest=st.binary(max_size=200))
-@example(start=b"BM", rest=b"\xff" * 200)
-@example(start=b"RIFF\xff\xff\xff\xffWEBPVP8X", rest=b"\xff" * 200)
-def test_random_bytes_are_an_image_or_one_sentence(decode, start, rest):
-    image_or_sentence(decode, start + rest)
-
-
-@fuzz(400)
+@fuzz(300)
 @given(exif=st.binary(max_size=100), kind=st.sampled_from(["JPEG", "PNG", "WEBP"]))
 @example(exif=b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x02\xff\xff\xff\xff\xff\xff\xff\xff", kind="JPEG")
-def test_random_exif_is_an_image_or_one_sentence(decode, exif, kind):
-    image_or_sentence(decode, encoded(Image.new("RGB", (4, 4)), kind, exif=b"Exif\0\0" + exif))
+def test_random_exif_leaves_the_pixels_as_they_are(decode, exif, kind):
+    image = Image.new("RGB", (4, 4), "red")
+    plain = decode(encoded(image, kind))
+    assert np.array_equal(decode(encoded(image, kind, exif=b"Exif\0\0" + exif)), plain)
 
 
 # ---------------------------------------------------------------------------------------------------------------
 # Paths
 
 
-def test_large_file_is_refused_unread(tmp_path, monkeypatch):
-    path = tmp_path / "large.png"
-    with path.open("wb") as file:
-        file.truncate(image_files.MAX_BYTES + 1)
-    monkeypatch.setattr(type(path), "read_bytes", None)
-    with pytest.raises(UserError, match="has more than 64 MiB"):
-        image_files.read_image(path)
-
-
 def test_what_is_no_file_is_named(tmp_path):
     os.mkfifo(tmp_path / "fifo")  # reading it would wait for ever
     (tmp_path / "dangling").symlink_to("nowhere")
     (tmp_path / "empty").mkdir()
+    with (tmp_path / "large.png").open("wb") as file:
+        file.truncate(predict.MAX_BYTES + 1)
     cases = {
-        "fifo": "is not a regular file",
-        "dangling": "does not exist",
-        "none": "does not exist",
-        "empty": "is a directory without files",
-        "n" * 300: r"cannot be read \(File name too long\)",
+        "fifo": "is no regular file",
+        "dangling": "No such file",
+        "none": "No such file",
+        "empty": "is a directory in which no pictures are found",
+        "n" * 300: "File name too long",
+        "large.png": "has more than 64 MiB",
     }
     for name, sentence in cases.items():
-        with pytest.raises(UserError, match=f"^{sentence}$"):
-            image_files.read_image(tmp_path / name)
+        with pytest.raises(UserError, match=sentence):
+            predict.read_image(tmp_path / name)
 
 
-def test_what_cannot_be_read_says_why(tmp_path, monkeypatch):
-    path = tmp_path / "file.png"
-    path.write_bytes(FILES["rgb.png"])
-
-    def denied(_):
-        raise PermissionError(13, "Permission denied", str(path))
-
-    monkeypatch.setattr(type(path), "read_bytes", denied)
-    with pytest.raises(UserError, match=r"^cannot be read \(Permission denied\)$"):
-        image_files.read_image(path)
-
-
-def test_directory_stands_for_its_files_in_order(tmp_path):
-    for name in ("b.png", "a.jpg", ".hidden", "below/c.png"):
+def test_directory_stands_for_its_pictures_in_order_and_the_rest_is_counted(tmp_path):
+    for name in ("b.png", "a.jpg", "C.JPEG", "notes.txt", "d.tiff", ".hidden", "below/c.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert image_files.expand([tmp_path, "x.png"]) == [tmp_path / "a.jpg", tmp_path / "b.png", Path("x.png")]
+    pictures = [tmp_path / name for name in ("C.JPEG", "a.jpg", "b.png")]
+    named = [tmp_path, "x.txt", "n" * 300, tmp_path / "b.png"]
+    assert predict.expand(named) == ([*pictures, Path("x.txt"), Path("n" * 300)], 2)
     (tmp_path / "none").mkdir()
-    assert image_files.expand([tmp_path / "none"]) == [tmp_path / "none"]
-
-
-def test_tensorflow_is_not_imported():
-    code = "import sys, analysis.image_files; sys.exit('tensorflow' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+    assert predict.expand([tmp_path / "none"]) == ([tmp_path / "none"], 0)

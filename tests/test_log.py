@@ -67,7 +67,7 @@ def test_the_columns_of_a_line_stand_below_their_names():
         *_, names = log.header(labels)
         (line,) = log.evaluation(row_of(labels), labels[-1])
         assert len(names) == len(line)
-        ends = [match.end() for match in re.finditer(r"EMA 0.998|\S+", names)]
+        ends = [match.end() for match in re.finditer(r"EMA 0.998|raw weights|\S+", names)]
         assert [match.end() for match in re.finditer(r"\S+", line)] == ends
 
 

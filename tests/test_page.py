@@ -1,4 +1,4 @@
-"""report.html: self-contained, escaped, readable from a keyboard, and whole in a real browser."""
+"""report.html and its gallery: self-contained, escaped, readable from a keyboard, whole in a real browser."""
 
 import base64
 import html
@@ -10,15 +10,87 @@ import shutil
 import subprocess
 
 import jinja2
-import matplotlib.image
 import numpy as np
 import pytest
-from support.finished_runs import EMA_ANSWERS, RAW_ANSWERS, level, stand_in_images, write_predictions, write_run
+from PIL import Image
+from support.finished_runs import groups_of, level, make_report, write_predictions, write_run
 
-import report
+import data
 from analysis import page as report_page
+from analysis.groups import predictions_of
+from analysis.tables import Table, words
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+SYNTHETIC = ["--dataset", "synthetic", "--test_size", 30]
+AVERAGES = {
+    "raw": 0.75, "raw/recomputed": 0.76, "ema/0.9/recomputed": 0.7, "ema/0.998/recomputed": 0.78,
+    "ema/0.9995/recomputed": 0.6,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def split():
+    return data.load("synthetic", None, None, 30).test
+
+
+def other(classes):
+    return (classes + 1) % 10
+
+
+def gallery_of(*paths, data_dir=None):
+    (group,) = groups_of(*paths)
+    return report_page.gallery(group, *predictions_of(group), data_dir)
+
+
+def write_synthetic(path, split, *argv, **config):
+    """A run whose primary average mends image 1 and breaks image 2 of its baseline."""
+    write_run(path, *SYNTHETIC, *argv, classifiers=level(AVERAGES), **config)
+    labels, baseline, average = split.labels, split.labels.copy(), split.labels.copy()
+    baseline[1], average[2] = other(labels[1]), other(labels[2])
+    answers = {"raw": other(labels), "raw/recomputed": baseline, "ema/0.9/recomputed": average}
+    return write_predictions(path, labels, answers)
+
+
+def test_the_gallery_shows_what_the_average_fixed_and_broke_against_its_baseline(tmp_path, split):
+    gallery = gallery_of(write_synthetic(tmp_path / "run", split))
+    (fixed,), (broken,) = gallery.fixed, gallery.broken
+    names = [f"class {label}" for label in split.labels]
+    wrong = [f"class {label}" for label in other(split.labels)]
+    assert (fixed.truth, fixed.baseline, fixed.average) == (names[1], wrong[1], names[1])
+    assert (broken.truth, broken.baseline, broken.average) == (names[2], names[2], wrong[2])
+    np.testing.assert_array_equal(fixed.image, split.images[1])
+    np.testing.assert_array_equal(broken.image, split.images[2])
+    assert words("ema/0.9/recomputed") in gallery.sentence and words("raw/recomputed") in gallery.sentence
+
+
+def test_a_second_run_s_predictions_serve_where_the_first_has_none_and_tiles_have_a_limit(tmp_path, split):
+    run = write_run(tmp_path / "a", *SYNTHETIC)
+    assert str(run) in gallery_of(run).sentence
+    write_run(tmp_path / "b", *SYNTHETIC, "--seed", 1)
+    answers = {"raw": other(split.labels), "ema/0.998/raw": split.labels}
+    write_predictions(tmp_path / "b", split.labels, answers)
+    gallery = gallery_of(tmp_path / "a", tmp_path / "b")
+    assert str(tmp_path / "b") in gallery.sentence and "30" in gallery.sentence
+    assert len(gallery.fixed) == report_page.TILES and not gallery.broken
+
+
+def test_the_gallery_reads_cifar10_where_data_dir_says_and_downloads_nothing(tmp_path, tiny_cifar10):
+    labels = tiny_cifar10.labels["test"]
+    run = write_run(tmp_path / "run", "--data_dir", tmp_path / "elsewhere")
+    write_predictions(run, labels, {"raw": other(labels), "ema/0.998/raw": labels})
+    gallery = gallery_of(run, data_dir=str(tiny_cifar10.directory))
+    assert [tile.truth for tile in gallery.fixed] == [data.CLASSES[label] for label in labels]
+    np.testing.assert_array_equal([tile.image for tile in gallery.fixed], tiny_cifar10.images["test"])
+    gallery = gallery_of(run)
+    assert "--data_dir" in gallery.sentence and not gallery.fixed
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_predictions_of_other_images_are_not_shown_with_these(tmp_path, split):
+    run = write_run(tmp_path / "run", *SYNTHETIC)
+    write_predictions(run, other(split.labels), {"raw": split.labels, "ema/0.998/raw": other(split.labels)})
+    gallery = gallery_of(run)
+    assert "other test images" in gallery.sentence and not gallery.fixed
 
 
 class Page(html.parser.HTMLParser):
@@ -36,51 +108,31 @@ class Page(html.parser.HTMLParser):
     def handle_data(self, data):
         self.text += data
 
-    def count(self, tag):
-        return len(self.all(tag))
-
     def all(self, tag):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
 @pytest.fixture
-def images_of_labels(monkeypatch, random):
-    return stand_in_images(monkeypatch, random)
-
-
-@pytest.fixture
-def page(tmp_path, images_of_labels):
-    """report.html of three seeds with predictions, in a directory whose name HTML would misread."""
-    accuracies = {
-        "raw": 0.75, "raw/recomputed": 0.76, "ema/0.9/raw": 0.7, "ema/0.998/raw": 0.78, "ema/0.9995/recomputed": 0.6,
-    }  # fmt: skip
+def page(tmp_path, split):
+    """report.html of three seeds, two with predictions, in a directory whose name HTML would misread."""
     for seed in range(3):
         path = tmp_path / "<script>&" / f"seed-{seed}"
-        write_run(path, "--seed", seed, classifiers=level(accuracies), device="<b>" + "G" * 80)
-        write_predictions(path, **({"ema/0.9/raw": EMA_ANSWERS, "ema/0.998/raw": RAW_ANSWERS} if seed < 2 else {}))
-    report.main([str(tmp_path / "<script>&"), "--output", str(tmp_path / "out")])
+        write_synthetic(path, split, "--seed", seed, device="<b>" + "G" * 80)
+    (path / "predictions.npz").unlink()
+    make_report(tmp_path / "<script>&", "--output", tmp_path / "out")
     return tmp_path / "out" / "report.html"
 
 
 def test_the_page_holds_everything_and_loads_nothing(page):
     text = page.read_text()
     parsed = Page(text)
-    assert parsed.count("img") == 3 + 2 and parsed.count("table") == 5
+    assert len(parsed.all("img")) == 3 + 2 and len(parsed.all("table")) == 4
     assert all(source.startswith("data:") for source in parsed.sources)
     assert not re.search(r"@import|url\(", text)
-    assert {"accuracy.png", "gain.svg", "horizon.png"} <= {file.name for file in page.parent.iterdir()}
-
-
-def test_what_runs_and_paths_hold_is_text_on_the_page(page):
-    parsed = Page(page.read_text())
-    assert not parsed.count("script") and not parsed.count("b")
-    assert "<script>&" in parsed.text and "<b>GGG" in parsed.text
-    assert "&lt;script&gt;&amp;" in page.read_text()
-
-
-def test_the_policy_forbids_the_network(page):
-    (policy,) = [meta["content"] for meta in Page(page.read_text()).all("meta") if "http-equiv" in meta]
+    (policy,) = [meta["content"] for meta in parsed.all("meta") if "http-equiv" in meta]
     assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    assert f"{page.parents[1] / '<script>&' / 'seed-2'} holds no" in parsed.text  # what runs and paths hold is text
+    assert not parsed.all("script") and not parsed.all("b") and "<b>GGG" in parsed.text
 
 
 def test_eyes_are_not_needed(page):
@@ -89,87 +141,53 @@ def test_eyes_are_not_needed(page):
     assert all(image["alt"] for image in parsed.all("img"))
     assert {cell["scope"] for cell in parsed.all("th")} == {"col", "row"}
     scrolling = [box for box in parsed.all("div") if box.get("class") == "scroll"]
-    assert len(scrolling) == parsed.count("table")
+    assert len(scrolling) == len(parsed.all("table"))
     assert all(box["tabindex"] == "0" and box["role"] == "region" and box["aria-label"] for box in scrolling)
 
 
-def test_columns_of_words_stand_left_and_numbers_right(page):
+def test_images_and_figures_on_the_page_are_the_real_ones(page, split):
     text = page.read_text()
-    assert '<th scope="col">gain, points</th>' in text and '<th scope="col" class="text">against</th>' in text
-    assert '<td class="text">raw/recomputed</td>' in text and "<td>75.00</td>" in text
-
-
-def test_the_page_names_the_baseline_and_who_is_left_out(page):
-    parsed = Page(page.read_text())
-    assert "gain over raw, points" in parsed.text
-    assert "the classifier ema/0.9/raw is right on 1 test images that raw gets wrong" in parsed.text
-    assert "raw: bird" in parsed.text and "EMA: automobile" in parsed.text
-    assert "Beyond accuracy, after epoch 3, mean of 2 seeds (0, 1)" in parsed.text
-    assert "seed-2/predictions.npz lacks an array" in parsed.text
-
-
-def test_an_image_keeps_its_pixels_on_the_page(page, images_of_labels):
-    tiles = re.findall(r"data:image/png;base64,([^\"]+)", page.read_text())
-    decoded = [matplotlib.image.imread(io.BytesIO(base64.b64decode(tile)))[..., :3] for tile in tiles]
-    np.testing.assert_array_equal(np.round(255 * np.array(decoded)), images_of_labels[[1, 2]])
-
-
-def test_a_figure_on_the_page_is_its_file(page):
-    figures = re.findall(r"data:image/svg\+xml;base64,([^\"]+)", page.read_text())
-    files = [(page.parent / f"{name}.svg").read_bytes() for name in ("accuracy", "gain", "horizon")]
-    assert [base64.b64decode(figure) for figure in figures] == files
+    tiles = re.findall(r"data:image/png;base64,([^\"]+)", text)
+    decoded = [np.array(Image.open(io.BytesIO(base64.b64decode(tile)))) for tile in tiles]
+    np.testing.assert_array_equal(decoded, split.images[[1, 2]])
+    drawn = [base64.b64decode(figure) for figure in re.findall(r"data:image/svg\+xml;base64,([^\"]+)", text)]
+    assert drawn == [(page.parent / f"{name}.svg").read_bytes() for name in ("accuracy", "gain", "horizon")]
 
 
 def test_the_same_runs_give_the_same_bytes(page):
     before = page.read_bytes()
-    report.main([str(page.parent.parent / "<script>&"), "--output", str(page.parent)])
+    make_report(page.parents[1] / "<script>&", "--output", page.parent)
     assert page.read_bytes() == before
 
 
 def test_a_name_that_the_template_misspells_is_no_empty_cell():
-    template = report_page.environment().from_string("<td>{{ section.titel }}</td>")
-    with pytest.raises(jinja2.UndefinedError, match="titel"):
-        template.render(section=report_page.Section("title", [], [], [], None, None, None))
+    empty, gallery = Table("", [], []), report_page.Gallery("", [], [])
+    with pytest.raises(jinja2.UndefinedError, match="title"):
+        report_page.page([report_page.Section({"no": "title"}, [], [], [], gallery, empty, empty)])
 
 
 # Runs inside the page. A window cannot be narrower than 500 pixels, a frame can.
-PROBE = """<script>addEventListener("load", () => { parent.document.title = JSON.stringify({
-  width: innerWidth,
-  page: document.documentElement.scrollWidth,
-  images: document.images.length,
-  missing: [...document.images].filter((image) => !image.naturalWidth).length,
-  letters: Math.min(...[...document.querySelectorAll("p, td, th, figcaption")].map(
+PROBE = """<script>addEventListener("load", () => { parent.document.title = JSON.stringify([
+  document.documentElement.scrollWidth,
+  document.images.length,
+  [...document.images].filter((image) => !image.naturalWidth).length,
+  Math.min(...[...document.querySelectorAll("p, td, th, figcaption")].map(
     (element) => parseFloat(getComputedStyle(element).fontSize))),
-}); });</script></body>"""
-
-
-def browse(page, width, profile):
-    """What PROBE sees on the page in a headless browser, `width` pixels wide, and the lines of its console."""
-    allowed = page.read_text().replace("default-src 'none';", "default-src 'none'; script-src 'unsafe-inline';")
-    probed = html.escape(allowed.replace("</body>", PROBE))
-    frame = page.with_name("frame.html")
-    frame.write_text(f'<meta charset="utf-8"><iframe width="{width}" height="900" frameborder="0" srcdoc="{probed}">')
-    flags = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
-    flags += " disable-component-update disable-sync dump-dom enable-logging=stderr window-size=1500,1000"
-    command = [BROWSER, *(f"--{flag}" for flag in flags.split()), f"--user-data-dir={profile}", frame.as_uri()]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    seen = json.loads(html.unescape(re.search("<title>(.*?)</title>", result.stdout)[1]))
-    return seen, [line for line in result.stderr.splitlines() if "CONSOLE" in line]
+]); });</script></body>"""
 
 
 @pytest.mark.skipif(not BROWSER, reason="no chromium on PATH")
 @pytest.mark.parametrize("width", [400, 1400])
 def test_a_real_browser_shows_the_page_whole(page, tmp_path, width):
-    seen, console = browse(page, width, tmp_path / "profile")
-    assert not console
-    assert seen["width"] == width and seen["page"] <= width  # tables scroll in their boxes, the page does not
-    assert seen["images"] == 5 and seen["missing"] == 0
-    assert seen["letters"] >= 14
-
-
-@pytest.mark.skipif(not BROWSER, reason="no chromium on PATH")
-def test_the_browser_test_can_fail(page, tmp_path):
-    harm = '<img src="data:image/png;base64,AAAA"><img src="https://example.com/x.png"><p style="width:99em">wide</p>'
-    page.write_text(page.read_text().replace("</main>", harm + "</main>"))
-    seen, console = browse(page, 400, tmp_path / "profile")
-    assert seen["missing"] == 2 and seen["page"] > 400 and "example.com" in " ".join(console)
+    allowed = page.read_text().replace("default-src 'none';", "default-src 'none'; script-src 'unsafe-inline';")
+    probed = html.escape(allowed.replace("</body>", PROBE))
+    frame = page.with_name("frame.html")
+    frame.write_text(f'<meta charset="utf-8"><iframe width="{width}" height="900" frameborder="0" srcdoc="{probed}">')
+    flags = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking dump-dom "
+    flags += f"disable-component-update disable-sync enable-logging=stderr user-data-dir={tmp_path / 'profile'}"
+    command = [BROWSER, *(f"--{flag}" for flag in flags.split()), "--window-size=1500,1000", frame.as_uri()]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    wide, images, missing, letters = json.loads(html.unescape(re.search("<title>(.*?)</title>", result.stdout)[1]))
+    assert "CONSOLE" not in result.stderr
+    assert wide <= width  # tables scroll in their boxes, the page does not
+    assert (images, missing) == (5, 0) and letters >= 14

@@ -9,13 +9,10 @@ import pytest
 import scipy.special
 from PIL import Image
 from support import evaluating
-from support.commands import TINY_RUN
-from training.errors import UserError
+from support.evaluating import CLASSES
 
-import data
 from analysis import export, predict
-from data import CLASSES
-from training import config
+from training.command import UserError
 from training.labels import Label
 
 
@@ -24,12 +21,14 @@ def arguments(*argv):
 
 
 @pytest.fixture
-def image_files(restored, tmp_path):
-    """The first test images of the run as PNG files in a directory, with their number."""
+def images(restored, tmp_path):
+    """The first test images of the run as PNG files in a directory, with their number; beside them what is none."""
     directory = tmp_path / "images"
-    directory.mkdir()
+    (directory / "below").mkdir(parents=True)
     for number, image in enumerate(restored.dataset.test.images[:5]):
         Image.fromarray(image).save(directory / f"{number}.png")
+    for name in ("notes.txt", "labels.csv", ".hidden.png"):
+        (directory / name).write_text("x")
     return directory
 
 
@@ -37,93 +36,84 @@ def expected(restored, label):
     return scipy.special.softmax(restored.test_logits(Label.parse(label)).astype(np.float64), axis=1)[:5]
 
 
-def test_raw_and_ema_say_what_the_run_says(restored, image_files, capsys):
-    predict.main(arguments("--run_dir", restored.path, image_files, "--json"))
+@pytest.mark.parametrize(
+    ("argv", "labels"),
+    [
+        ([], ["raw", "ema/0.90/averaged"]),
+        (["--decay", "0.80", "--batch_stats", "recomputed"], ["raw/recomputed", "ema/0.80/recomputed"]),
+    ],
+    ids=str,
+)
+def test_raw_and_ema_say_what_the_run_says(restored, images, capsys, argv, labels):
+    predict.main(arguments("--run_dir", restored.path, images, "--json", *argv))
     document = json.loads(capsys.readouterr().out)
-    assert document["classifiers"] == ["raw", "ema/0.90/averaged"]
-    assert [entry["image"] for entry in document["images"]] == [str(image_files / f"{i}.png") for i in range(5)]
-    for label in document["classifiers"]:
+    assert document["classifiers"] == labels
+    assert document["chosen"].startswith(f"{Label.parse(labels[1]).words}, after step 16, epoch 2 of 2: ")
+    assert document["passed_over"] == 2
+    assert [entry["image"] for entry in document["images"]] == [str(images / f"{i}.png") for i in range(5)]
+    for label in labels:
         for entry, probabilities in zip(document["images"], expected(restored, label), strict=True):
             prediction = entry["predictions"][label]
             assert prediction["class"] == CLASSES[probabilities.argmax()]
-            assert prediction["probability"] == pytest.approx(probabilities.max(), abs=1e-6)
-            assert list(prediction["probabilities"]) == list(CLASSES)
-            assert list(prediction["probabilities"].values()) == pytest.approx(probabilities.tolist(), abs=1e-6)
+            assert prediction["probability"] == pytest.approx(probabilities.max(), abs=1e-5)
+            assert list(prediction["probabilities"]) == CLASSES
+            assert list(prediction["probabilities"].values()) == pytest.approx(probabilities.tolist(), abs=1e-5)
 
 
-def test_table_has_them_side_by_side_and_errors_stand_apart(restored, image_files, capsys):
-    (image_files / "2.png").write_bytes(b"no image")
-    missing = image_files / "missing.png"
+def test_table_has_them_side_by_side_and_errors_stand_apart(restored, images, capsys):
+    (images / "2.png").write_bytes(b"no image")
+    missing = images / ("n" * 300)
     with pytest.raises(SystemExit) as end:
-        predict.main(arguments("--run_dir", restored.path, missing, image_files))
+        predict.main(arguments("--run_dir", restored.path, missing, images))
     assert end.value.code == 1
     out, err = capsys.readouterr()
-    assert err.splitlines() == [
-        f"evaluate.py: {missing}: does not exist",
-        f"evaluate.py: {image_files / '2.png'}: is not a JPEG, PNG, GIF, BMP or WebP image",
-    ]
-    header, *lines = out.splitlines()
-    assert header.split() == ["image", "raw", "ema/0.90/averaged"]
+    about_missing, about_2, passed_over = err.splitlines()
+    assert about_missing.startswith(f"evaluate.py: {missing}: ") and "too long" in about_missing
+    assert about_2.startswith(f"evaluate.py: {images / '2.png'}: ")
+    assert passed_over.endswith(": 2")
+    about, table = out.split("image ")
+    assert "--decay" in about and max(map(len, about.splitlines())) <= 80
+    header, *lines = table.splitlines()
+    assert header.split() == ["raw", "weights", "EMA", "0.90"]
     raw, ema = (expected(restored, label) for label in ("raw", "ema/0.90/averaged"))
-    assert len(lines) == 4
     for line, number in zip(lines, (0, 1, 3, 4), strict=True):
-        name, *cells = line.split()
-        assert name == str(image_files / f"{number}.png")
-        assert cells[::2] == [CLASSES[one[number].argmax()] for one in (raw, ema)]
-        percents = [100 * one[number].max() for one in (raw, ema)]
-        assert [float(cell.rstrip("%")) for cell in cells[1::2]] == pytest.approx(percents, abs=0.0051)
+        name, _, raw_class, raw_percent, _, ema_class, ema_percent = line.split()
+        assert name == str(images / f"{number}.png")
+        assert [int(raw_class), int(ema_class)] == [raw[number].argmax(), ema[number].argmax()]
+        percents = [float(raw_percent.rstrip("%")), float(ema_percent.rstrip("%"))]
+        assert percents == pytest.approx([100 * raw[number].max(), 100 * ema[number].max()], abs=0.0051)
 
 
-def test_nothing_but_errors(restored, capsys):
-    with pytest.raises(SystemExit):
-        predict.main(arguments("--run_dir", restored.path, "missing.png"))
-    assert capsys.readouterr().out == ""
+def test_names_that_are_not_utf8_are_json_and_cannot_steer_the_terminal(restored, images, capsys):
+    odd = Path(os.fsdecode(os.fsencode(images) + b"/\xff\x1b[2J\n.png"))
+    odd.write_bytes((images / "0.png").read_bytes())
+    predict.main(arguments("--run_dir", restored.path, odd, "--json"))
+    (entry,) = json.loads(capsys.readouterr().out)["images"]
+    assert entry["image"].encode() == os.fsencode(images) + b"/\\xff\x1b[2J\n.png"  # no lone surrogate
+    predict.main(arguments("--run_dir", restored.path, odd))
+    out = capsys.readouterr().out
+    assert "\\xff?[2J?.png" in out and "\x1b" not in out
 
 
-def test_exported_classifier_is_alone_in_its_table(restored, image_files, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(export, "verify", lambda *_: {})  # tested elsewhere
-    export.write(restored, Label("ema", "0.90"), tmp_path / "model")
-    predict.main(arguments("--model", tmp_path / "model", image_files, "--json"))
+def test_exported_classifier_is_alone_in_its_table(restored, images, tmp_path, capsys):
+    model = tmp_path / "mod[1]"
+    export.write(restored, Label("ema", "0.90"), model)
+    predict.main(arguments("--model", model, images, "--json"))
     document = json.loads(capsys.readouterr().out)
     assert document["classifiers"] == ["ema/0.90/raw"]
+    assert "epoch 2 of 2" in document["chosen"]
     for entry, probabilities in zip(document["images"], expected(restored, "ema/0.90/raw"), strict=True):
-        assert entry["predictions"]["ema/0.90/raw"]["probability"] == pytest.approx(probabilities.max(), abs=1e-6)
+        prediction = entry["predictions"]["ema/0.90/raw"]
+        assert prediction["class"] == CLASSES[probabilities.argmax()]
+        assert prediction["probability"] == pytest.approx(probabilities.max(), abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    "argv",
-    [[], ["a.png"], ["--run_dir", "x"], ["--run_dir", "x", "--model", "y", "a.png"]],
-    ids=str,
-)
-def test_usage_errors_have_status_2(argv):
-    with pytest.raises(SystemExit) as error:
-        arguments(*argv)
-    assert error.value.code == 2
-
-
-@pytest.mark.parametrize("source", ["--run_dir", "--model"])
-def test_no_run_and_no_model_are_one_sentence(tmp_path, source):
-    with pytest.raises(UserError, match="python train.py" if source == "--run_dir" else "evaluate.py export"):
-        predict.main(arguments(source, tmp_path / "nowhere", "a.png"))
-
-
-def test_names_cannot_steer_the_terminal():
-    assert predict.shown(Path("a\x1b[2J\n.png")) == "a?[2J?.png"
-    assert predict.shown(Path(os.fsdecode(b"\xff.png"))).endswith(".png")
-
-
-@pytest.mark.slow
-def test_recomputed_statistics_are_recomputed(run, tmp_path):
-    directory = tmp_path / "run"
-    argv = ["--ema_batch_stats", "recomputed", "--ema_decay", "0.8", "--epochs", 1, "--run_dir", directory]
-    assert run("train.py", *TINY_RUN, *argv).returncode == 0
-    image = tmp_path / "image.png"
-    test = data.load_for(config.parse(TINY_RUN)).test
-    Image.fromarray(test.images[0]).save(image)
-    result = run("evaluate.py", "predict", "--run_dir", directory, image, "--json")
-    assert (result.returncode, result.stderr) == (0, "")
-    answers = json.loads(result.stdout)["images"][0]["predictions"]
-    with np.load(directory / "predictions.npz", allow_pickle=False) as logits:
-        for label in ("raw/recomputed", "ema/0.8/recomputed"):
-            probability = scipy.special.softmax(logits[label][0].astype(np.float64)).max()
-            assert answers[label]["probability"] == pytest.approx(probability, abs=1e-5)
+def test_no_run_no_model_and_a_choice_for_a_model_are_one_sentence(tmp_path):
+    for argv, sentence, status in (
+        (["--run_dir"], "train", 1),
+        (["--model"], r"evaluate\.py export", 1),
+        (["--decay", "0.9", "--model"], "--decay", 2),
+    ):
+        with pytest.raises(UserError, match=sentence) as error:
+            predict.main(arguments("a.png", *argv, tmp_path / "nowhere"))
+        assert error.value.status == status

@@ -1,16 +1,21 @@
 """The command report.py: usage, what it prints and writes, and what it does not import."""
 
+import json
 import subprocess
 import sys
-import time
 
 import pytest
 from support.commands import ROOT
-from support.finished_runs import level, write_predictions, write_run
-from training.errors import UserError
+from support.finished_runs import level, make_report, write_run, write_seeds
 
-import report
-from analysis import gallery
+from analysis.tables import words
+from training.command import UserError
+
+MANY = {"raw": 0.75, "raw/recomputed": 0.76, "ema/0.9/recomputed": 0.78, "ema/0.9995/recomputed": 0.77}
+
+
+def names(directory):
+    return {file.name for file in directory.iterdir()}
 
 
 def test_the_command_fails_in_one_sentence(run, tmp_path):
@@ -21,59 +26,57 @@ def test_the_command_fails_in_one_sentence(run, tmp_path):
         assert not result.stdout
 
 
-@pytest.mark.parametrize("script", ["report.py", "evaluate.py"])
-def test_help_is_answered_at_once(run, script):
-    started = time.monotonic()
-    result = run(script, "--help")
-    assert time.monotonic() - started < 1  # 0.05 s on an idle machine; SciPy or matplotlib alone would be near it
-    assert result.returncode == 0 and "usage: " + script in result.stdout
+@pytest.mark.parametrize("backend", ["", "module://matplotlib_inline.backend_inline", "nonsense"])
+def test_a_report_without_images_needs_no_tensorflow_and_no_backend(tmp_path, monkeypatch, backend):
+    monkeypatch.setenv("MPLBACKEND", backend)
+    code = "import sys, report; from analysis.arguments import report_parser; report.main(report_parser().parse_args())"
+    code += "; sys.exit('tensorflow' in sys.modules)"
+    command = [sys.executable, "-c", code, write_run(tmp_path / "run"), "--output", tmp_path / "out"]
+    result = subprocess.run(command, cwd=ROOT, timeout=60, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "accuracy.png" in names(tmp_path / "out")
 
 
-def test_help_imports_no_library():
-    code = "import report, sys\ntry: report.main(['--help'])\nexcept SystemExit: pass\n"
-    code += "sys.exit(bool({'numpy', 'scipy', 'matplotlib', 'jinja2'} & set(sys.modules)))"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60, capture_output=True)
-
-
-def test_scipys_slow_part_waits_until_it_is_needed():
-    code = "import analysis.statistics, sys; sys.exit('scipy.stats' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60, capture_output=True)
+def test_where_nothing_can_be_drawn_there_is_a_warning_and_the_rest_of_the_report(run, tmp_path, monkeypatch):
+    (tmp_path / "matplotlib").mkdir()
+    (tmp_path / "matplotlib" / "__init__.py").write_text("raise ValueError('broken')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    result = run("report.py", write_run(tmp_path / "run"), "--output", tmp_path / "out")
+    assert result.returncode == 0 and "+3.00" in result.stdout
+    assert [line.count("could not be drawn: broken") for line in result.stderr.splitlines()] == [1, 1]
+    assert names(tmp_path / "out") == {"report.html", "report.json"}
 
 
 def test_an_output_that_cannot_be_written_is_named(tmp_path):
     write_run(tmp_path / "run")
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match="--output"):
-        report.main([str(tmp_path / "run"), "--output", str(tmp_path / "file")])
+        make_report(tmp_path / "run", "--output", tmp_path / "file")
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_two_groups_print_their_tables_and_keep_their_figures_apart(tmp_path, capsys):
-    write_run(tmp_path / "a")
-    write_run(tmp_path / "b", "--width", 0.5)
-    report.main([str(tmp_path / "a"), str(tmp_path / "b"), "--output", str(tmp_path / "out")])
-    printed = capsys.readouterr().out
-    assert printed.count("one seed (0), so no interval") == 2 and printed.count("+3.00") == 2
-    assert {"1-gain.png", "2-gain.png"} <= {file.name for file in (tmp_path / "out").iterdir()}
+def test_a_second_report_in_a_directory_leaves_no_figure_of_the_first(tmp_path, capsys):
+    write_run(tmp_path / "a", classifiers=level(MANY))
+    write_run(tmp_path / "b", "--lr_cooldown", 1, classifiers=level(MANY))
+    out = tmp_path / "out"
+    make_report(tmp_path / "a", tmp_path / "b", "--output", out)
+    for text in (capsys.readouterr().out, (out / "report.html").read_text(), (out / "report.json").read_text()):
+        assert "Averaging and annealing" in text
+    assert {"1-gain.png", "2-gain.svg", "2-horizon.png", "annealing.png"} <= names(out)
+    (out / "3-holiday.png").write_text("mine")
+    write_run(tmp_path / "c")
+    make_report(tmp_path / "c", "--output", out)
+    figures = {f"{name}.{kind}" for name in ("accuracy", "gain") for kind in ("png", "svg")}
+    assert names(out) == {"report.html", "report.json", "3-holiday.png"} | figures
 
 
-def test_the_terminal_says_what_the_page_says(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(gallery, "load_images", lambda *_: pytest.fail("no images are needed to say so"))
-    accuracies = {"raw": 0.75, "raw/recomputed": 0.76, "ema/0.998/raw": 0.78}
-    for seed in range(2):
-        write_run(tmp_path / f"seed-{seed}", "--seed", seed, classifiers=level(accuracies))
-    write_predictions(tmp_path / "seed-1")
-    monkeypatch.setattr(gallery, "gallery", lambda *_: gallery.Gallery("The sentence.", None, [], []))
-    report.main([str(tmp_path), "--output", str(tmp_path / "out")])
+def test_people_read_words_and_programs_labels(tmp_path, capsys):
+    make_report(write_seeds(tmp_path / "runs", {label: [[value]] * 2 for label, value in MANY.items()}),
+                "--output", tmp_path / "out")  # fmt: skip
     printed = capsys.readouterr().out
-    assert "gain over raw, points" in printed and "Every classifier after epoch 3" in printed
-    assert "Beyond accuracy, after epoch 3, one seed (1)" in printed and "The sentence." in printed
-    assert f"Not in the measures beyond accuracy: {tmp_path / 'seed-0'} holds no predictions.npz." in printed
+    assert words("ema/0.9/recomputed") in printed and "ema/" not in printed
+    assert "ema/" not in (tmp_path / "out" / "report.html").read_text()
+    (group,) = json.loads((tmp_path / "out" / "report.json").read_text())["groups"]
+    assert group["accuracy"] == {label: [value] * 2 for label, value in MANY.items()}
+    assert (group["average"], group["against"], group["seeds"]) == ("ema/0.9/recomputed", "raw/recomputed", [0, 1])
     assert max(map(len, printed.replace(str(tmp_path), "").splitlines())) <= 120
-
-
-def test_tensorflow_is_not_imported_where_there_are_no_images_to_show(tmp_path):
-    run_dir = write_run(tmp_path / "run")
-    code = f"import report, sys; report.main([{str(run_dir)!r}, '--output', {str(tmp_path / 'out')!r}])"
-    code += "; sys.exit('tensorflow' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60, capture_output=True)

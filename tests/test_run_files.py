@@ -1,88 +1,149 @@
-"""A run directory, read: which directories are runs, and what is damage."""
+"""The files of a run, read: which directories are runs, and what is damage."""
 
+import json
+import shlex
+
+import numpy as np
 import pytest
-from support.files import read_rows
-from support.finished_runs import groups_of, write_run, write_seeds
-from training.errors import UserError
 
-from analysis import finished
+from analysis import run_files
+from training.command import UserError
+from training.flags import build_parser
+
+LABELS = ("raw", "ema/0.9/raw")
+GOOD = {"epoch": 1, "step": 781, "raw_accuracy": 0.5, "ema_accuracy": 0.6, "classifiers": {"raw": 0.5, LABELS[1]: 0.6}}
 
 
 @pytest.fixture
-def seeds(tmp_path, random):
-    return write_seeds(tmp_path / "seeds", {"raw": random.random((4, 2)), "ema/0.9/raw": random.random((4, 2))})
+def make(tmp_path):
+    """Writes a run directory of a name and rows, as train.py leaves one."""
+
+    def make(name="run", rows=(GOOD,), text=""):
+        path = tmp_path / name
+        path.mkdir(parents=True)
+        (path / "config.json").write_text(json.dumps({"flags": vars(build_parser().parse_args([]))}))
+        (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + text)
+        return path
+
+    return make
 
 
-def test_a_directory_named_beside_its_own_runs_counts_them_once(seeds):
-    (group,) = groups_of(seeds, seeds / "seed-1")
-    assert len(group.runs) == 4
+# ---------------------------------------------------------------------------------------------------------------
+# Directories
 
 
-def test_a_torn_last_line_is_what_a_crash_leaves(tmp_path):
-    path = write_run(tmp_path / "run")
-    with (path / "metrics.jsonl").open("a") as file:
-        file.write('{"epoch": 4, "raw_acc')
-    assert finished.read_run(path).rows == read_rows(write_run(tmp_path / "whole"))
+def test_runs_are_found_however_deep_and_each_once(make, tmp_path):
+    runs = [make("seeds/1"), make("seeds/deep/er/2"), make("seeds/3"), make("other")]
+    make("seeds/3/copy")  # a run's own directories are its own
+    make("seeds/.hidden")
+    (tmp_path / "seeds" / "empty").mkdir()
+    (tmp_path / "seeds" / "up").symlink_to(tmp_path)
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "run").symlink_to(runs[0])
+    assert run_files.expand([tmp_path / "seeds", runs[0], tmp_path / "links"]) == [runs[0], runs[2], runs[1]]
+    assert run_files.expand([runs[3]]) == [runs[3]]
+    assert run_files.expand([tmp_path / "links"]) == [tmp_path / "links" / "run"]
 
 
-GOOD = '"epoch": 1, "step": 781, "raw_accuracy": 0.5, "ema_accuracy": 0.5'
+def test_a_parent_of_runs_names_them_and_the_report(make, tmp_path):
+    runs = [make("some runs/1"), make("some runs/deep/2")]
+    assert run_files.one_run(runs[0]) == runs[0]
+    with pytest.raises(UserError, match=r"1, deep/2.*--run_dir.*report\.py") as error:
+        run_files.one_run(tmp_path / "some runs")
+    command = shlex.split(str(error.value).partition("with python ")[2])
+    assert command[0].endswith("report.py") and run_files.expand(command[1:]) == runs
+
+
+def test_what_holds_no_run_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "none", tmp_path / "file"):
+        for function in (run_files.one_run, lambda path: run_files.expand([path])):
+            with pytest.raises(UserError, match=f"{path} holds no run"):
+                function(path)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Evaluations
+
+
+def test_a_torn_last_line_is_what_a_crash_leaves(make):
+    assert run_files.read_run(make("run", text='{"epoch": 4, "raw_acc')).rows == [GOOD]
 
 
 @pytest.mark.parametrize(
     ("line", "what"),
     [
-        ("{torn\n", "damaged"),
-        ("[1]\n", "damaged"),
-        ('{"epoch": 1}\n', "raw_accuracy"),
-        ('{"epoch": 1, "raw_accuracy": NaN, "ema_accuracy": 0.5}\n', "no fraction"),
-        ('{"epoch": 1, "raw_accuracy": 75.0, "ema_accuracy": 0.5}\n', "no fraction"),
-        ('{"epoch": 1, "raw_accuracy": "0.5", "ema_accuracy": 0.5}\n', "damaged"),
-        ('{"epoch": "1", "raw_accuracy": 0.5, "ema_accuracy": 0.5}\n', "epoch '1'"),
-        ('{"epoch": 0, "raw_accuracy": 0.5, "ema_accuracy": 0.5}\n', "epoch 0"),
-        ('{"epoch": 1, "raw_accuracy": 0.5, "ema_accuracy": 0.5}\n', "step"),
-        ('{"epoch": 1, "step": 0.5, "raw_accuracy": 0.5, "ema_accuracy": 0.5}\n', r"step 0\.5"),
-        (f'{{{GOOD}, "classifiers": [1]}}\n', "damaged"),
-        (f'{{{GOOD}, "classifiers": {{"raw": 0.5, "ema": 0.5}}}}\n', "'ema' is not the label"),
-        (f'{{{GOOD}, "classifiers": {{"raw": 0.5, "ema/0.9/raw": 1.5}}}}\n', "ema/0.9/raw 1.5 is no fraction"),
-        (f'{{{GOOD}, "validation": {{"raw": NaN}}}}\n', "raw nan is no fraction"),
-        (f'{{{GOOD}, "validation": 0.5}}\n', "damaged"),
-        ("\udcff\udcfe\n", "damaged"),
+        ("{torn", "damaged"),
+        ("[1]", "damaged"),
+        ("[" * 100_000, "damaged"),
+        ("\udcff\udcfe", "damaged"),
+        ({"raw_accuracy": None}, "damaged"),
+        ({"raw_accuracy": float("nan")}, "no fraction"),
+        ({"ema_accuracy": 75.0}, "no fraction"),
+        ({"raw_accuracy": "0.5"}, "damaged"),
+        ({"epoch": "1"}, "epoch '1'"),
+        ({"epoch": 0}, "epoch 0"),
+        ({"step": 0.5}, r"step 0\.5"),
+        ({"classifiers": [1]}, "damaged"),
+        ({"classifiers": {}}, "lacks raw or averaged"),
+        ({"classifiers": {"raw": 0.5, "ema": 0.5}}, "'ema' is not the label"),
+        ({"classifiers": {"raw": 0.5, "ema/0.9/raw": 1.5}}, "ema/0.9/raw 1.5 is no fraction"),
+        ({"validation": {"raw": float("nan")}}, "raw nan is no fraction"),
+        ({"validation": 0.5}, "damaged"),
     ],
+    ids=lambda value: str(value)[:30],
 )
-def test_damaged_metrics_are_named(tmp_path, line, what):
-    path = write_run(tmp_path / "run")
-    file = path / "metrics.jsonl"
-    file.write_bytes(line.encode(errors="surrogateescape") + file.read_bytes())
+def test_damaged_metrics_are_named(make, line, what):
+    file = make() / "metrics.jsonl"
+    line = json.dumps(GOOD | line) if isinstance(line, dict) else line
+    file.write_bytes(line.encode(errors="surrogateescape") + b"\n" + file.read_bytes())
     with pytest.raises(UserError, match=what) as error:
-        finished.read_run(path)
+        run_files.read_run(file.parent)
     assert str(file) in str(error.value)
 
 
-def test_the_line_that_those_are_made_from_is_none(tmp_path):
-    path = write_run(tmp_path / "run")
-    (path / "metrics.jsonl").write_text(f"{{{GOOD}}}\n")
-    assert len(finished.read_run(path).rows) == 1
-
-
-def test_a_run_without_an_evaluation_is_named(tmp_path):
-    path = write_run(tmp_path / "run")
-    (path / "metrics.jsonl").write_text("")
-    with pytest.raises(UserError, match=f"{path} holds no evaluation yet"):
-        groups_of(path)
-    (path / "metrics.jsonl").unlink()
-    with pytest.raises(UserError, match=f"{path} holds no evaluation yet"):
-        groups_of(path)
-
-
-def test_a_failed_seed_is_named_not_passed_over(seeds):
-    (seeds / "seed-4").mkdir()
-    with pytest.raises(UserError, match="seed-4 holds no run"):
-        groups_of(seeds)
+def test_a_run_without_an_evaluation_is_named(make):
+    path = make("run", rows=())
+    for _ in range(2):
+        with pytest.raises(UserError, match=f"{path} holds no evaluation yet"):
+            run_files.read_run(path)
+        (path / "metrics.jsonl").unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"flags": {"width": -1}}', '{"flags": {}, "versions": 1}'])
-def test_a_damaged_config_is_named(tmp_path, content):
-    path = write_run(tmp_path / "run")
+def test_a_damaged_config_is_named(make, content):
+    path = make()
     (path / "config.json").write_text(content)
     with pytest.raises(UserError, match=r"run/config\.json is damaged"):
-        groups_of(path)
+        run_files.read_run(path)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Predictions
+
+ZEROS = np.zeros((3, 10), np.float32)
+SOUND = {"labels": np.array([1, 2, 3], np.uint8), "raw": ZEROS, "ema/0.9/raw": ZEROS + np.arange(10, dtype=np.float32)}
+
+
+def test_predictions_are_of_an_average_and_its_baseline(make):
+    run = run_files.read_run(make())
+    with pytest.raises(UserError, match=r"holds no predictions\.npz"):
+        run_files.read_predictions(run, LABELS[1])
+    np.savez(run.path / "predictions.npz", **SOUND, **{"raw/recomputed": ZEROS + 1})
+    found = run_files.read_predictions(run, LABELS[1])
+    assert (found.epoch, found.labels.dtype, found.labels.tolist()) == (1, np.int64, [1, 2, 3])
+    np.testing.assert_array_equal(found.ema, SOUND[LABELS[1]])
+    np.testing.assert_array_equal(found.baseline, ZEROS)
+    with pytest.raises(UserError, match="lacks an array"):
+        run_files.read_predictions(run, "ema/0.99/raw")
+
+
+def test_damaged_predictions_are_named(make):
+    labels = [np.array([1, 2, 10]), np.array([1.0, 2, 3]), np.zeros((3, 1), int), np.array([{}, {}, {}])]
+    scores = [np.zeros((3, 9)), ZEROS.astype(int), np.full((3, 10), np.nan)]
+    wrong = [{"labels": one} for one in labels] + [{"raw": one} for one in scores]
+    run = run_files.read_run(make())
+    for one in [*wrong, dict.fromkeys(SOUND, np.zeros(0, int))]:
+        np.savez(run.path / "predictions.npz", **SOUND | one)
+        with pytest.raises(UserError, match=r"predictions\.npz is damaged"):
+            run_files.read_predictions(run, LABELS[1])

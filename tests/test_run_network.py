@@ -5,45 +5,40 @@ import shutil
 
 import numpy as np
 import pytest
-from support.evaluating import LABELS
+from support.evaluating import LABELS, best_on_validation
 from support.files import checkpoint_values, contents, read_arrays
-from training.errors import UserError
 
-from analysis import restored as restoring
+from analysis.run_network import BATCH, RestoredRun
 from analysis.statistics import log_softmax
+from training.command import UserError
 from training.labels import RAW, Label
 
 
 def test_restored_run_gives_the_logits_that_training_left(restored):
     """In this order and then the other way round: nothing of one label may stay in the network for the next."""
     saved = read_arrays(restored.path / "predictions.npz")
-    assert saved.keys() == {"labels", *LABELS}
+    assert saved.keys() == {"labels", *LABELS} == {"labels", *map(str, restored.labels)}
     np.testing.assert_array_equal(restored.dataset.test.labels, saved["labels"])
     for label in [*LABELS, *reversed(LABELS)]:
         difference = log_softmax(restored.test_logits(Label.parse(label))) - log_softmax(saved[label])
         assert np.abs(difference).max() < 1e-5, label
 
 
-def test_labels_are_those_of_the_run_and_more_that_it_can_tell(restored):
-    assert list(map(str, restored.labels)) == LABELS
-    assert str(restored.primary) == "ema/0.90/averaged"
-
-
-def test_any_number_of_images_gives_the_same_logits(restored, monkeypatch):
-    restored.take(RAW)
-    images = restored.dataset.test.images[:7]
-    whole = restored.logits(images)
-    assert whole.shape == (7, 10)
-    monkeypatch.setattr(restoring, "BATCH", 3)
-    np.testing.assert_allclose(restored.logits(images), whole, atol=1e-5)
+def test_any_number_of_images_gives_the_same_logits(restored):
+    restored.use(RAW)
+    images = restored.dataset.test.images
+    many = np.concatenate([images] * 8)[: BATCH + 3]
+    whole = restored.logits(many)
+    assert whole.shape == (BATCH + 3, 10)
+    for start, end in ((0, 7), (5, 6), (BATCH, BATCH + 3)):
+        np.testing.assert_allclose(restored.logits(many[start:end]), whole[start:end], atol=1e-5)
     assert restored.logits(images[:0]).shape == (0, 10)
 
 
 def test_values_of_a_label_are_those_of_the_checkpoint(restored):
     saved = checkpoint_values(restored.path)
     names = {variable.op.name for variable in restored.network.variables}
-    raw, averaged = (restored.values(Label.parse(text)) for text in ("raw", "ema/0.80/averaged"))
-    plain = restored.values(Label("ema", "0.90"))
+    raw, averaged, plain = (restored.values(Label.parse(text)) for text in ("raw", "ema/0.80/averaged", "ema/0.90/raw"))
     assert raw.keys() == averaged.keys() == plain.keys() == names
     for name in names:
         np.testing.assert_array_equal(raw[name], saved[name])
@@ -53,37 +48,62 @@ def test_values_of_a_label_are_those_of_the_checkpoint(restored):
         assert (averaged[name] != raw[name]).any()
 
 
-def test_label_that_the_run_has_not_is_refused_with_those_it_has(restored):
-    with pytest.raises(UserError, match=r"holds no ema/0\.7/raw, but raw, raw/recomputed, ema/0\.90") as caught:
-        restored.take(Label("ema", "0.7"))
-    assert caught.value.status == 2
-
-
-def test_run_of_horizons_says_its_decays_in_its_config_or_in_its_rows(restored):
-    assert restoring.decays_of({"decays": ["0.9", "0.99"]}, restored.flags, []) == ["0.9", "0.99"]
-    rows = [{"classifiers": {"raw": 0.5, "ema/0.5/raw": 0.5, "ema/0.5/averaged": 0.5, "ema/0.25/raw": 0.5}}]
-    flags = type("Flags", (), {"ema_decay": None, "run_dir": "x"})
-    assert restoring.decays_of({}, flags, rows) == ["0.5", "0.25"]
-    with pytest.raises(UserError, match="was not evaluated yet"):
-        restoring.decays_of({}, flags, [])
-
-
-def test_restoring_changes_no_file(restored, tmp_path):
+def test_restoring_changes_no_file_and_needs_a_checkpoint(restored, tmp_path):
     directory = tmp_path / "run [1]"
     shutil.copytree(restored.path, directory)
     before = contents(directory)
-    with restoring.RestoredRun(directory) as run:
-        run.take(RAW)
-        np.testing.assert_array_equal(run.test_logits(RAW), restored.test_logits(RAW))
+    run = RestoredRun(directory)
+    np.testing.assert_array_equal(run.test_logits(RAW), restored.test_logits(RAW))
     assert contents(directory) == before
 
-
-def test_run_without_a_checkpoint_is_told(restored, tmp_path):
-    directory = tmp_path / "run"
-    shutil.copytree(restored.path, directory, ignore=shutil.ignore_patterns("checkpoints"))
+    config = json.loads((directory / "config.json").read_text())
+    config["flags"]["epochs"] = 5
+    (directory / "config.json").write_text(json.dumps(config))
+    assert RestoredRun(directory).after() == "after step 16, epoch 2 of 5 (unfinished)"
+    shutil.rmtree(directory / "checkpoints")
     with pytest.raises(UserError, match="holds no checkpoint yet"):
-        restoring.RestoredRun(directory)
-    saved = json.loads((directory / "config.json").read_text())
-    (directory / "config.json").write_text(json.dumps(saved | {"precision": "auto"}))
-    with pytest.raises(UserError, match=r"config\.json is damaged"):
-        restoring.RestoredRun(directory)
+        RestoredRun(directory)
+
+
+def test_step_and_epoch_in_words(restored, monkeypatch):
+    assert restored.after() == "after step 16, epoch 2 of 2"
+    assert restored.after(12) == "after step 12, epoch 1.5 of 2 (unfinished)"
+    monkeypatch.setattr(restored, "last", {})
+    assert "step 16" in restored.after() and "unfinished" in restored.after()
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Which classifier
+
+
+def test_primary_average_but_for_what_is_asked_for(restored):
+    for flags, label in (
+        ({}, "ema/0.90/averaged"),
+        ({"decay": "0.80"}, "ema/0.80/averaged"),
+        ({"policy": "recomputed"}, "ema/0.90/recomputed"),
+        ({"weights": "raw"}, "raw"),
+        ({"weights": "raw", "policy": "recomputed"}, "raw/recomputed"),
+    ):
+        chosen, reason = restored.choose(**flags)
+        assert (str(chosen), "primary" in reason) == (label, not flags)
+
+
+def test_best_average_on_the_validation_images_but_for_what_is_asked_for(restored, monkeypatch):
+    best_on_validation(monkeypatch, restored, "ema/0.80/recomputed")
+    chosen, reason = restored.choose()
+    assert str(chosen) == "ema/0.80/recomputed" and "validation" in reason
+    assert str(restored.choose(decay="0.90")[0]) == "ema/0.90/recomputed"
+    assert str(restored.choose(policy="raw")[0]) == "ema/0.80/raw"
+    assert str(restored.choose("raw")[0]) == "raw/recomputed"
+
+
+def test_classifier_that_is_not_there_is_a_usage_error(restored):
+    for flags, sentence in (
+        ({"decay": "0.7"}, "holds no ema/0.7/averaged, but raw, "),
+        ({"decay": "0"}, "holds no ema/0/averaged, but raw, "),
+        ({"weights": "raw", "decay": "0.90"}, "--decay"),
+        ({"weights": "raw", "policy": "averaged"}, "--batch_stats"),
+    ):
+        with pytest.raises(UserError, match=sentence) as error:
+            restored.choose(**flags)
+        assert error.value.status == 2

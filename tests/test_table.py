@@ -1,94 +1,94 @@
-"""evaluate.py table: every classifier of a run, as text, JSON or CSV; and which EMA the images held out choose."""
+"""evaluate.py table: every classifier of a run, as text, JSON or CSV; and which average the images held out choose."""
 
 import csv
 import io
 import json
 
 import pytest
-from support.commands import TINY_RUN
-from support.evaluating import LABELS, arguments, leave_open
+from support.evaluating import LABELS, best_on_validation
 from support.files import read_arrays, read_rows
 
-from analysis import predictions
-from analysis import table as command
+from analysis import run_files, table
 
-COLUMNS = ["label", "accuracy", "low", "high", "loss", "ece", "fixed", "broken", "p_value", "against"]
-
-
-@pytest.fixture
-def opened(restored, monkeypatch):
-    return leave_open(monkeypatch, command, restored)
+COLUMNS = ["label", "accuracy", "low", "high", "loss", "ece", "fixed", "broken", "p_value", "against", "step", "chosen"]
 
 
-def table(style, opened, capsys):
-    command.main(arguments("table", "--run_dir", opened.path, "--format", style))
+def shown(style, run, capsys):
+    table.print_rows(run, table.rows_of(run), style)
     return capsys.readouterr().out
 
 
-def test_table_in_json_is_the_run_itself(opened, capsys):
-    rows = json.loads(table("json", opened, capsys))
+def test_json_is_the_run_itself(restored, capsys):
+    rows = json.loads(shown("json", restored, capsys))
     assert [row["label"] for row in rows] == LABELS
     assert all(list(row) == COLUMNS for row in rows)
-    assert {row["label"]: row["accuracy"] for row in rows} == read_rows(opened.path)[-1]["classifiers"]
+    assert {row["label"]: row["accuracy"] for row in rows} == read_rows(restored.path)[-1]["classifiers"]
+    assert {row["step"] for row in rows} == {16}
+    assert [row["label"] for row in rows if row["chosen"]] == ["ema/0.90/averaged"]
 
 
-def test_what_the_run_told_at_its_end_is_not_computed_again(opened, capsys, monkeypatch):
-    monkeypatch.setattr(command, "asked", lambda run: pytest.fail("it is in predictions.npz"))
-    table("json", opened, capsys)
+def test_csv_says_the_same(restored, capsys):
+    rows = list(csv.DictReader(io.StringIO(shown("csv", restored, capsys))))
+    expected = [
+        {name: "" if value is None else str(value) for name, value in row.items()} for row in table.rows_of(restored)
+    ]
+    assert rows == expected
 
 
-@pytest.mark.parametrize("hidden", ["nothing", "labels", "ema/0.80/recomputed", "step"])
-def test_what_the_run_told_is_what_its_checkpoint_says(opened, capsys, monkeypatch, hidden):
-    """Computed anew where predictions.npz lacks something or is of another step, the rows are the same to the digit."""
-    told, saved, computed = table("json", opened, capsys), command.at_the_end, []
-    lacking = {name: array for name, array in saved(opened.path, opened.state["step"]).items() if name != hidden}
-    assert saved(opened.path, opened.state["step"] + 1) == {}
-    monkeypatch.setattr(command, "at_the_end", lambda *_: {} if hidden == "step" else lacking)
-    monkeypatch.setattr(opened, "logits", lambda images, ask=opened.logits: computed.append(images) or ask(images))
-    assert table("json", opened, capsys) == told
-    assert bool(computed) == (hidden != "nothing")
+def test_what_training_left_is_not_computed_again_and_is_what_the_checkpoint_says(restored, monkeypatch):
+    computed = []
+    monkeypatch.setattr(
+        restored, "test_logits", lambda label, ask=restored.test_logits: computed.append(label) or ask(label)
+    )
+    rows = table.rows_of(restored)
+    assert not computed
+    monkeypatch.setattr(restored, "state", restored.state | {"step": 15})  # there are no predictions of that step
+    again = [row | {"step": 16} for row in table.rows_of(restored)]
+    assert list(map(str, computed)) == LABELS
+    assert again == rows
 
 
 @pytest.mark.parametrize("file", ["summary.json", "predictions.npz"])
 @pytest.mark.parametrize("content", [None, b"torn"])
-def test_a_run_that_did_not_end_whole_tells_nothing(bank_run, tmp_path, file, content):
+def test_of_a_run_that_did_not_end_whole_no_predictions_are_read(bank_run, tmp_path, file, content):
     for name in ("summary.json", "predictions.npz"):
         (tmp_path / name).write_bytes((bank_run / name).read_bytes())
-    step = read_rows(bank_run)[-1]["step"]
-    assert LABELS[0] in predictions.at_the_end(tmp_path, step)
+    assert LABELS[0] in run_files.predictions_of_step(tmp_path, 16)
+    assert run_files.predictions_of_step(tmp_path, 8) == {}
     (tmp_path / file).unlink() if content is None else (tmp_path / file).write_bytes(content)
-    assert predictions.at_the_end(tmp_path, step) == {}
+    assert run_files.predictions_of_step(tmp_path, 16) == {}
 
 
-def test_table_in_csv_says_the_same(opened, capsys):
-    text = table("csv", opened, capsys)
-    rows = list(csv.DictReader(io.StringIO(text)))
-    assert list(rows[0]) == COLUMNS
-    expected = json.loads(table("json", opened, capsys))
-    for row, other in zip(rows, expected, strict=True):
-        assert {name: value or None for name, value in row.items()} == {
-            name: None if value is None else str(value) for name, value in other.items()
-        }
+def test_text_says_the_same_by_batch_statistics(restored, monkeypatch, capsys):
+    text = shown("text", restored, capsys)
+    assert "after step 16, epoch 2 of 2" in text.replace("\n ", "")
+    for word in ("ece", "fixed", "broken", "against", "p-value"):
+        assert f"{word}: " in text or f"{word}, broken: " in text
+    lines = table.as_lines(table.rows_of(restored))
+    groups = {"raw network's": ["raw", *LABELS[3::3]], "recomputed": ["raw/recomputed", *LABELS[4::3]]}
+    groups["averaged"] = LABELS[2::3]
+    assert len(lines) == 1 + 3 + len(LABELS)
+    rows = {row["label"]: row for row in table.rows_of(restored)}
+    for words, labels in groups.items():
+        place = lines.index(f"{words} statistics")
+        for line, label in zip(lines[place + 1 :], labels, strict=False):
+            row = rows[label]
+            assert line[2:].startswith("raw weights " if label.startswith("raw") else f"EMA {label[4:8]} ")
+            assert line.startswith("*") == (label == "ema/0.90/averaged")
+            numbers = [f"{100 * row['accuracy']:.2f}%", f"{100 * row['low']:.2f}", "..", f"{100 * row['high']:.2f}"]
+            flips = [row["fixed"], row["broken"], f"{row['p_value']:.2g}"] if row["against"] else "---"
+            assert line[13:].split() == [*numbers, f"{row['loss']:.4f}", f"{row['ece']:.4f}", *map(str, flips)]
+            assert len(line) == len(lines[0]) <= 80
+    best_on_validation(monkeypatch, restored, "ema/0.80/raw")
+    (chosen,) = (line for line in table.as_lines(table.rows_of(restored)) if line.startswith("*"))
+    assert chosen.startswith("* EMA 0.80") and chosen.endswith("60.00%")
 
 
-def test_table_in_text_says_the_same_in_columns(opened, capsys):
-    header, *lines = table("text", opened, capsys).splitlines()
-    for name in ("classifier", "accuracy", "95% interval", "loss", "ece", "fixed", "broken", "p-value", "against"):
-        assert name in header
-    rows = json.loads(table("json", opened, capsys))
-    for line, row in zip(lines, rows, strict=False):
-        assert line.startswith(row["label"])
-        assert f"{100 * row['accuracy']:.2f}%" in line
-        assert len(line) == len(header)
-        assert line.endswith(f" {row['against'] or '-'}")
-    assert any("ema/0.90/recomputed over raw" in line for line in lines[len(rows) :])
-
-
-def test_flips_are_counted_against_the_fair_baseline(opened, capsys):
-    rows = {row["label"]: row for row in json.loads(table("json", opened, capsys))}
-    saved = read_arrays(opened.path / "predictions.npz")
+def test_flips_are_counted_against_the_fair_baseline(restored):
+    saved = read_arrays(restored.path / "predictions.npz")
     right = {label: saved[label].argmax(1) == saved["labels"] for label in LABELS}
-    for label, row in rows.items():
+    for row in table.rows_of(restored):
+        label = row["label"]
         if label == "raw":
             assert row["against"] is row["fixed"] is row["broken"] is row["p_value"] is None
             continue
@@ -98,35 +98,9 @@ def test_flips_are_counted_against_the_fair_baseline(opened, capsys):
         assert row["broken"] == (~right[label] & right[fair]).sum()
 
 
-def test_images_held_out_choose_an_ema_and_the_test_images_have_no_part_in_it(forked, tmp_path):
-    directory = tmp_path / "run"
-    flags = ["--ema_decay", "0.9", "0.5", "--validation_size", 64, "--epochs", 2, "--run_dir", directory]
-    assert forked("train.py", *TINY_RUN, *flags).returncode == 0
-    result = forked("evaluate.py", "table", "--run_dir", directory, "--format", "json")
-    assert result.returncode == 0, result.stderr
-    rows = json.loads(result.stdout)
-    last = read_rows(directory)[-1]
-    for row in rows:
-        if row["label"] in last["validation"]:
-            assert row["validation"] == last["validation"][row["label"]]
-    averages = [row for row in rows if row["label"].startswith("ema/")]
-    (chosen,) = (row for row in rows if row["chosen"])
-    assert chosen in averages
-    assert chosen["validation"] == max(row["validation"] for row in averages)
-    text = forked("evaluate.py", "table", "--run_dir", directory).stdout
-    (line,) = (line for line in text.splitlines() if line.endswith(" *"))
-    assert line.startswith(chosen["label"])
-    assert f"{100 * chosen['validation']:.2f}%" in line
-
-
-@pytest.mark.slow
-def test_table_as_a_process_prints_nothing_else(bank_run, run):
-    result = run("evaluate.py", "table", "--run_dir", bank_run, "--format", "json")
-    assert (result.returncode, result.stderr) == (0, "")
-    assert [row["label"] for row in json.loads(result.stdout)] == LABELS
-
-
-def test_the_choice_is_of_an_average_even_where_raw_weights_are_better():
-    rows = [{"label": label} for label in ("raw", "ema/0.9/raw", "ema/0.99/raw")]
-    chosen = command.with_choice(rows, {"raw": 0.9, "ema/0.9/raw": 0.7, "ema/0.99/raw": 0.8})
-    assert [row["chosen"] for row in chosen] == [False, False, True]
+def test_images_held_out_choose_an_average_and_the_test_images_have_no_part_in_it(restored, monkeypatch):
+    worst = min(table.rows_of(restored)[2:], key=lambda row: row["accuracy"])["label"]
+    best_on_validation(monkeypatch, restored, worst)  # raw weights are better still there
+    rows = table.rows_of(restored)
+    assert [row["label"] for row in rows if row["chosen"]] == [worst]
+    assert {row["label"]: row["validation"] for row in rows} == restored.last["validation"]

@@ -46,19 +46,17 @@ class UserError(Exception):
         self.status = status
 
 
-def run(name, parse):
+def run(name, parse, loads="TensorFlow"):
     """`python <name>.py`: reads the command line by `parse`, then imports module `name` and calls its main(arguments).
 
-    The import, which may be that of TensorFlow and take seconds, comes after the answer to --help or to a typo.
+    The import, mostly of what it `loads`, may take seconds: it comes after the answer to --help or to a typo.
     """
     mend_surroundings()
     for number in handled_signals():
         signal.signal(number, end_at_signal)
     arguments = or_exit(parse)
-    terminal = or_exit(hold_native_messages)
-    main = or_exit(import_main, name, terminal)
-    sys.stderr = terminal  # only now: the handlers of TensorFlow's Python log keep the stream that is held back
-    or_exit(main, arguments)
+    held, sys.stderr = sys.stderr, or_exit(hold_native_messages)
+    or_exit(or_exit(import_main, name, loads, held), arguments)
     end("", 0)
 
 
@@ -76,20 +74,30 @@ def mend_surroundings():
     os.environ["MPLBACKEND"] = "agg"  # figures are files, whatever a notebook has left here
 
 
-def import_main(name, terminal):
-    """main of module `name`; says on a terminal that this takes a moment, and says no more once it is done."""
-    if terminal.isatty():
-        print("loading ...", end="\r", file=terminal, flush=True)
+def import_main(name, loads, held):
+    """main of module `name`; says on a terminal that this takes a moment, until it is done.
+
+    The handlers of TensorFlow's Python log are made here, and keep the stream `held`, which is held back.
+    """
+    waiting = f"loading {loads} ..."
+    if sys.stderr.isatty():
+        print(waiting, end="\r", file=sys.stderr, flush=True)
     try:
-        return importlib.import_module(name).main
+        with contextlib.redirect_stderr(held):
+            return importlib.import_module(name).main
     except ModuleNotFoundError as error:
         requirements = shlex.quote(str(ROOT / "requirements.txt"))
         raise UserError(
             f"the package {error.name} is not installed: {shlex.quote(sys.executable)} -m pip install -r {requirements}"
         ) from None
+    except ImportError as error:  # a native library that finds no memory, or is not for this machine
+        raise UserError(
+            f"a package cannot be loaded ({str(error).splitlines()[-1]}): lift a limit on memory (ulimit -v "
+            "unlimited), or install requirements.txt anew"
+        ) from None
     finally:
-        if terminal.isatty():
-            print("           ", end="\r", file=terminal, flush=True)
+        if sys.stderr.isatty():
+            print(" " * len(waiting), end="\r", file=sys.stderr, flush=True)
 
 
 def or_exit(function, *args):
@@ -100,13 +108,22 @@ def or_exit(function, *args):
         sentence, status = error, error.status
     except BrokenPipeError:  # the reader of `| head` has what it wanted
         sentence, status = "", 128 + signal.SIGPIPE
-    except MemoryError:
-        sentence, status = f"memory is used up: {REMEDIES[errno.ENOMEM]}, then run the same command again", 1
     except OSError as error:  # a full disk, a missing permission
         sentence, status = f"{error.filename}: {error.strerror}" if error.filename else error, 1
         if error.errno in REMEDIES:
             sentence = f"{sentence}: {REMEDIES[error.errno]}, then run the same command again"
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        end_at_once(f"memory is used up: {REMEDIES[errno.ENOMEM]}, then run the same command again", 1)
     end(sentence, status)
+
+
+def is_out_of_memory(error):
+    """Whether an error says so, of Python, TensorFlow or another library; this module does without TensorFlow."""
+    words = ("bad_alloc", "allocate memory", "out of memory", "can't start new thread")
+    exhausted = getattr(error, "error_code", None) == 8  # tf.errors.ResourceExhaustedError
+    return isinstance(error, MemoryError) or exhausted or any(word in str(error) for word in words)
 
 
 def end(sentence, status):

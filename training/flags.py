@@ -49,8 +49,8 @@ def number(convert, low, high=math.inf, *, above=False):
     return parse
 
 
-count = number(int, 1, 10**9)
-
+natural, count = number(int, 0, 10**9), number(int, 1, 10**9)
+share, positive = number(float, 0, 1), number(float, 0, above=True)
 
 EXAMPLES = """
 examples:
@@ -92,132 +92,69 @@ def build_parser():
         allow_abbrev=False,
         epilog=EXAMPLES,
     )
-    _add_data(parser.add_argument_group("data"))
-    _add_model(parser.add_argument_group("model"))
-    _add_training(parser.add_argument_group("training"))
-    _add_averages(parser.add_argument_group("exponential moving average"))
-    _add_system(parser.add_argument_group("system"))
-    return parser
-
-
-def _add_data(group):
-    add = group.add_argument
+    add = parser.add_argument_group("data").add_argument
     add("--dataset", choices=["cifar10", "synthetic"], default="cifar10", help="images; synthetic ones need no network")
     add("--data_dir", metavar="DIR", type=path, help="TFDS directory (default: TFDS's own, so TFDS_DATA_DIR works)")
     add("--train_size", metavar="N", type=count, help="number of training images, the first ones (default: all)")
     add("--test_size", metavar="N", type=count, help="number of test images, the first ones (default: all)")
-    add(
-        "--validation_size",
-        metavar="N",
-        type=number(int, 0),
-        default=0,
-        help="number of training images, the last ones, that are held out and evaluated like the test set",
-    )
-    add(
-        "--label_noise",
-        metavar="SHARE",
-        type=number(float, 0, 1),
-        default=0.0,
-        help="share of the training labels that are replaced by another class",
-    )
+    held_out = "training images, the last ones, that are held out and evaluated like the test set"
+    add("--validation_size", metavar="N", type=natural, default=0, help=held_out)
+    add("--label_noise", metavar="SHARE", type=share, default=0.0, help="share of the training labels made wrong")
     add("--augment", action="store_true", help="random flips and shifts of the training images")
 
-
-def _add_model(group):
-    add = group.add_argument
+    add = parser.add_argument_group("model").add_argument
     add("--width", type=number(float, 0, 64, above=True), default=1.0, help="factor of the channels of every layer")
-    add("--dropout", type=number(float, 0, 1), default=0.5, help="rate, after each max pool")
+    add("--dropout", type=share, default=0.5, help="rate, after each max pool")
 
-
-def _add_training(group):
-    add = group.add_argument
+    add = parser.add_argument_group("training").add_argument
     add("--epochs", type=count, default=20, help="passes over the training images")
     add("--batch_size", type=count, default=64, help="images in a step")
-    add("--learning_rate", type=number(float, 0, above=True), default=1e-3, help="rate of Adam")
-    add(
-        "--lr_cooldown",
-        metavar="EPOCHS",
-        type=number(int, 0),
-        default=0,
-        help="last epochs, over which the learning rate falls linearly to 0",
-    )
-    add("--adam_beta1", type=number(float, 0, 1), default=0.5, help="decay of Adam's first moment")
-    seed = number(int, 0, 2**31)
-    add("--seed", type=seed, default=0, help="random seed of weights, data order, dropout and noise")
+    add("--learning_rate", type=positive, default=1e-3, help="rate of Adam")
+    cooled = "last epochs, over which the learning rate falls linearly to 0"
+    add("--lr_cooldown", metavar="EPOCHS", type=natural, default=0, help=cooled)
+    add("--adam_beta1", type=share, default=0.5, help="decay of Adam's first moment")
+    drawn = "random seed of weights, data order, dropout and noise"
+    add("--seed", type=number(int, 0, 2**31), default=0, help=drawn)
+
+    _add_averages(parser.add_argument_group("exponential moving average").add_argument)
+    _add_system(parser.add_argument_group("system").add_argument)
+    return parser
 
 
-def _add_averages(group):
-    add = group.add_argument
-    add(
-        "--ema_decay",
-        metavar="DECAY",
-        nargs="+",
-        type=decay,
-        default=["0.998"],
-        help="decay of the shadow weights, per step; several are tracked side by side, the first is the primary one",
+def _add_averages(add):
+    decays = "decays of the shadow weights, per step; several are tracked side by side, the first is the primary one"
+    add("--ema_decay", metavar="DECAY", nargs="+", type=decay, default=["0.998"], help=decays)
+    starts = (
+        "start of the shadows; initial: as the initial weights, the guide's; warmup: min(decay, (1 + t) / (10 + t)); "
+        "unbiased: the initial weights are removed exactly"
     )
-    add(
-        "--ema_start",
-        choices=["initial", "warmup", "unbiased"],
-        default="initial",
-        help="start of the shadows; initial: as the initial weights, the guide's; warmup: min(decay, (1 + t) / "
-        "(10 + t)); unbiased: the initial weights are removed exactly",
+    add("--ema_start", choices=["initial", "warmup", "unbiased"], default="initial", help=starts)
+    policies = ["raw", "averaged", "recomputed"]
+    statistics = (
+        "batch statistics that the EMA weights are evaluated with, any of: raw, the raw network's, the guide's; "
+        "averaged, averaged like the weights; recomputed, over training images with the EMA weights"
     )
-    add(
-        "--ema_batch_stats",
-        metavar="POLICY",
-        nargs="+",
-        choices=["raw", "averaged", "recomputed"],
-        default=["raw"],
-        help="batch statistics that the EMA weights are evaluated with, any of: raw, the raw network's, the guide's; "
-        "averaged, averaged like the weights; recomputed, over training images with the EMA weights",
-    )
-    add(
-        "--ema_power",
-        metavar="WIDTH",
-        nargs="+",
-        type=width,
-        help="relative widths of power-function averages to track too, for evaluate.py posthoc",
-    )
+    add("--ema_batch_stats", metavar="POLICY", nargs="+", choices=policies, default=["raw"], help=statistics)
+    widths = "relative widths of power-function averages to track too, for evaluate.py posthoc"
+    add("--ema_power", metavar="WIDTH", nargs="+", type=width, help=widths)
 
 
-def _add_system(group):
-    add = group.add_argument
-    add(
-        "--run_dir",
-        metavar="DIR",
-        type=path,
-        help="where everything is written (default: runs/<date>-<time>)",
-    )
-    add(
-        "--resume",
-        action="store_true",
-        help="continuation of the run in --run_dir, with its own flags; "
-        "those may change: " + ", ".join(sorted(MAY_CHANGE - {"run_dir", "resume"})),
-    )
+def _add_system(add):
+    add("--run_dir", metavar="DIR", type=path, help="where everything is written (default: runs/<date>-<time>)")
+    free = ", ".join(sorted(MAY_CHANGE - {"run_dir", "resume"}))
+    add("--resume", action="store_true", help=f"go on with the run in --run_dir, with its flags; may change: {free}")
     add("--eval_every", metavar="EPOCHS", type=count, default=1, help="epochs between evaluations")
-    add(
-        "--checkpoint_every",
-        metavar="MINUTES",
-        type=number(float, 0, above=True),
-        default=10.0,
-        help="minutes between checkpoints; every evaluation saves one too",
-    )
+    saved = "minutes between checkpoints; every evaluation saves one too"
+    add("--checkpoint_every", metavar="MINUTES", type=positive, default=10.0, help=saved)
     add("--device", choices=["auto", "cpu", "gpu"], default="auto", help="device; auto takes a GPU if there is one")
-    add(
-        "--strategy",
-        choices=["none", "mirrored", "multiworker"],
-        default="none",
-        help="data-parallel training; mirrored: on all GPUs of this machine, or on --devices CPUs; multiworker: on "
-        "those of every worker in the environment variable TF_CONFIG",
+    strategies = (
+        "data-parallel training; mirrored: on all GPUs of this machine, or on --devices CPUs; multiworker: on those of "
+        "every worker in the environment variable TF_CONFIG"
     )
+    add("--strategy", choices=["none", "mirrored", "multiworker"], default="none", help=strategies)
     add("--devices", metavar="N", type=count, help="devices of this machine that --strategy uses (default: all GPUs)")
-    add(
-        "--precision",
-        choices=["auto", "float32", "bfloat16"],
-        default="auto",
-        help="precision of the convolutions; auto takes bfloat16 where a measurement finds it faster",
-    )
+    computed = "precision of the convolutions; auto takes bfloat16 where a measurement finds it faster"
+    add("--precision", choices=["auto", "float32", "bfloat16"], default="auto", help=computed)
     add("--xla", choices=["auto", "on", "off"], default="auto", help="compilation of the training loop; auto: on a GPU")
 
 

@@ -2,12 +2,7 @@
 
 from typing import NamedTuple
 
-# Batch statistics, in texts for people.
-STATISTICS = {
-    "raw": "raw network's statistics",
-    "averaged": "averaged statistics",
-    "recomputed": "recomputed statistics",
-}
+STATISTICS = {"raw": "raw network's", "averaged": "averaged", "recomputed": "recomputed"}  # in texts for people
 
 
 class Label(NamedTuple):
@@ -44,10 +39,15 @@ class Label(NamedTuple):
         raise ValueError(f"{text!r} is not the label of a classifier")
 
     @property
+    def weights_in_words(self):
+        return f"EMA {self.decay}" if self.weights == "ema" else "raw weights"
+
+    @property
     def words(self):
         """Its name in texts for people."""
-        weights = f"EMA {self.decay}" if self.weights == "ema" else "raw weights"
-        return weights if self == RAW else f"{weights}, {STATISTICS[self.statistics]}"
+        if self == RAW:
+            return self.weights_in_words
+        return f"{self.weights_in_words}, {STATISTICS[self.statistics]} statistics"
 
     @property
     def recomputed(self):

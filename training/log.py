@@ -13,14 +13,13 @@ import tqdm
 import tqdm.contrib.logging
 
 from training.command import script, shown
-from training.labels import RAW, Label
+from training.labels import RAW, STATISTICS, Label
 
 NARROW = 80  # columns; what a default run says is no wider
 WIDTH = 120  # nothing is wider
 SECONDS = 60  # between two lines of progress
 COSTLY = 0.2  # of the training time: what an evaluation may take before the log says how to have fewer
-STATISTICS = {"raw": "raw network's", "averaged": "averaged", "recomputed": "recomputed"}
-SHORT = STATISTICS | {"raw": "raw net's"}
+SHORT = STATISTICS | {"raw": "raw net's"}  # above a column
 
 log = logging.getLogger("train")
 
@@ -144,14 +143,10 @@ def as_grid(labels):
     return max(map(len, header(labels))) > NARROW
 
 
-def weights_of(label):
-    return f"EMA {label.decay}" if label.weights == "ema" else "raw"
-
-
 def header(labels):
     """The lines above the evaluations: weights, and above those their batch statistics where they differ."""
-    columns = "".join(f" {weights_of(label):>{width_of(label)}}" for label in labels)
-    names = f"epoch    step   loss   train{columns}    gain  images/s"
+    columns = "".join(f" {label.weights_in_words:>{width_of(label)}}" for label in labels)
+    names = f"epoch    step   loss   train{columns}    gain   img/s"
     if all(label.statistics == "raw" for label in labels):
         return [f"{names}  seconds"]
     statistics = "".join(f" {SHORT[label.statistics]:>{width_of(label)}}" for label in labels)
@@ -160,7 +155,7 @@ def header(labels):
 
 def width_of(label):
     """Of a column: what stands above its numbers, or these."""
-    return max(7, len(weights_of(label)), len(SHORT[label.statistics]))
+    return max(7, len(label.weights_in_words), len(SHORT[label.statistics]))
 
 
 def points(accuracy, less=0.0):
@@ -182,7 +177,7 @@ def evaluation(row, primary):
     columns = "".join(f" {points(value):>{width_of(label) - 1}.2f}%" for label, value in accuracy.items())
     line = (
         f"{row['epoch']:5d} {row['step']:7d} {row['train_loss']:6.4f} {100 * row['train_accuracy']:6.2f}%{columns}"
-        f" {gain:+7.2f} {row['images_per_second']:9.1f}"
+        f" {gain:+7.2f} {row['images_per_second']:7.1f}"
     )
     return [line if len(header(accuracy)) > 1 else f"{line} {row['seconds']:8.1f}"]
 
@@ -200,7 +195,7 @@ def grid(accuracy):
     for weights, decay in rows:
         values = (accuracy.get(Label(weights, decay, policy)) for policy in statistics)
         cells = (f"{'-':>16}" if value is None else f"{points(value):15.2f}%" for value in values)
-        lines.append(f"    {weights_of(Label(weights, decay)):<{len(corner)}}{''.join(cells)}")
+        lines.append(f"    {Label(weights, decay).weights_in_words:<{len(corner)}}{''.join(cells)}")
     return lines
 
 
@@ -217,7 +212,7 @@ def why_behind(primary, initial_share):
     if primary.statistics == "raw":
         reasons.append("its batch statistics are the raw network's (--ema_batch_stats recomputed)")
     reasons = reasons or ["it lags behind weights that still learn fast (a smaller --ema_decay lags less)"]
-    text = f"{weights_of(primary)} is behind: {', and '.join(reasons)}"
+    text = f"{primary.weights_in_words} is behind: {', and '.join(reasons)}"
     return textwrap.fill(text, NARROW, subsequent_indent="    ", break_on_hyphens=False)
 
 
@@ -246,13 +241,13 @@ def ending(summary, primary, path):
     lines = split_gains(summary["classifiers"]) if len(accuracy) > 2 else []
     statistics = "" if primary.baseline == RAW else f", {primary.statistics} statistics"
     raw, ema = points(accuracy[primary.baseline]), points(accuracy[primary])
-    where = shlex.quote(shown(path))
+    name, where = primary.weights_in_words, shlex.quote(shown(path))
     return [
         *lines,
         f"curves:  {shown(path / 'curves.png')}",
         f"compare: {script('evaluate')} table --run_dir {where}",
         f"export:  {script('evaluate')} export --run_dir {where} --output model",
-        f"done: raw {raw:.2f}%, {weights_of(primary)} {ema:.2f}% ({ema - raw:+.2f}){statistics}, all in {shown(path)}",
+        f"done: raw {raw:.2f}%, {name} {ema:.2f}% ({ema - raw:+.2f}){statistics}, all in {shown(path)}",
     ]
 
 
@@ -275,7 +270,7 @@ def split_gains(accuracy):
         whole, step = points(value, accuracy["raw"]), points(value, accuracy[str(reference)])
         weights, stats = (step, whole - step) if recomputed else (whole - step, step)
         lines.append(
-            f"{weights_of(label)}, {STATISTICS[label.statistics]}: {whole:+.2f} over raw = {weights:+.2f} weights "
+            f"{label.weights_in_words}, {STATISTICS[label.statistics]}: {whole:+.2f} over raw = {weights:+.2f} weights "
             f"{stats:+.2f} batch statistics"
         )
     return lines

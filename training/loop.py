@@ -11,7 +11,7 @@ MAX_SKIPPED = 10  # steps in a row without a finite loss and gradients end the l
 
 
 class Progress(NamedTuple):
-    """What one session.run of the loop comes to."""
+    """What one session.run of the loop returns."""
 
     step: int
     skipped_in_a_row: int
@@ -21,14 +21,16 @@ class Progress(NamedTuple):
 class Totals(NamedTuple):
     """Sums over the steps since `Loop.reset`; those of loss and correct answers are over finite steps alone."""
 
-    loss: float
-    correct: int
-    skipped: int
+    loss: tf.Variable  # float32
+    correct: tf.Variable  # int64
+    skipped: tf.Variable  # int64
 
 
 class Loop(NamedTuple):
+    """What to run: session.run(loop.train, {loop.until: step}) returns a Progress."""
+
     until: tf.Tensor  # placeholder: `train` stops at this step
-    train: Progress  # runs steps, from the current one
+    train: Progress  # of tensors; fetching it trains, from the current step on
     totals: Totals
     reset: tf.Operation
 
@@ -41,8 +43,8 @@ def all_finite(values):
 def build_loop(gradients_at, update, step, xla):
     """The loop over training steps, from the current one up to a placeholder, on one device or on all replicas.
 
-    A step is `gradients_at` and then, where all that it gives is finite, `update`. One that is not finite changes
-    nothing: a NaN that gets into a weight, an average or a batch statistic stays there for ever.
+    A step is `gradients_at` and then, if everything that this returns is finite, `update`. A step that is not finite is
+    counted and changes nothing else: a NaN in a weight, an average or a batch statistic would stay there for ever.
 
     Args:
       gradients_at: function from the step (int64 scalar) to (loss, correct, gradients, statistics): the mean loss of
@@ -59,38 +61,42 @@ def build_loop(gradients_at, update, step, xla):
     in_a_row = _counter("skipped_in_a_row")
     totals = Totals(_counter("loss_sum", tf.float32), _counter("correct_sum"), _counter("skipped_sum"))
 
-    def checked(now):
+    def compute_checked(now):
         loss, correct, gradients, statistics = gradients_at(now)
         finite = all_finite([loss, *(value for value, _ in gradients + statistics)])
         return finite, loss, correct, gradients, statistics
 
-    compute, update = replicas.on_replicas(checked, update)
+    compute, update = replicas.on_replicas(compute_checked, update)  # on one device they stay as they are
 
     def body(now, in_a_row, losses, corrects, skipped):
         finite, loss, correct, gradients, statistics = compute(now)
-        done = tf.cond(finite, lambda: update(gradients, statistics), lambda: tf.constant(True))
-        with tf.control_dependencies([done]):
+        updated = tf.cond(finite, lambda: update(gradients, statistics), lambda: tf.constant(True))
+        with tf.control_dependencies([updated]):
             counted = step.assign_add(1)
         with tf.control_dependencies([counted]):
-            counts = tf.cast(finite, tf.int64)
+            one = tf.cast(finite, tf.int64)  # 0 for a step that is skipped
             return (
                 now + 1,
-                (in_a_row + 1) * (1 - counts),
+                (in_a_row + 1) * (1 - one),
                 losses + tf.where(finite, loss, 0.0),
-                corrects + correct * counts,
-                skipped + 1 - counts,
+                corrects + correct * one,
+                skipped + 1 - one,
             )
 
     def run(until):
-        # One iteration at a time: the reads of the next must see the writes of this one.
-        before = [variable.read_value() for variable in (step, in_a_row, *totals)]
-        now, *sums = tf.while_loop(
-            lambda now, in_a_row, *_: (now < until) & (in_a_row < MAX_SKIPPED), body, before, parallel_iterations=1
+        start, *sums = [variable.read_value() for variable in (step, in_a_row, *totals)]
+        before = Totals(*sums[1:])
+        now, skipped_in_a_row, *sums = tf.while_loop(
+            lambda now, in_a_row, *_: (now < until) & (in_a_row < MAX_SKIPPED),
+            body,
+            [start, *sums],
+            parallel_iterations=1,  # the reads of a step must see the writes of the one before
         )
-        updates = [variable.assign(total) for variable, total in zip((in_a_row, *totals), sums, strict=True)]
-        counted = tf.cast(now - before[0] - (sums[3] - before[4]), tf.float32)
-        with tf.control_dependencies(updates):
-            return tf.identity(now), tf.identity(sums[0]), (sums[1] - before[2]) / counted
+        after = Totals(*sums)
+        updates = [variable.assign(value) for variable, value in zip(totals, after, strict=True)]
+        finite_steps = tf.cast(now - start - (after.skipped - before.skipped), tf.float32)
+        with tf.control_dependencies([*updates, in_a_row.assign(skipped_in_a_row)]):
+            return tf.identity(now), tf.identity(skipped_in_a_row), (after.loss - before.loss) / finite_steps
 
     until = tf.placeholder(tf.int64, [], name="until")
     train = tf2.function(run, jit_compile=True, autograph=False)(until) if xla else run(until)

@@ -116,28 +116,23 @@ class Events:
 
 def draw_curves(path, rows):
     """Draws curves.png: test accuracy over epochs of the raw weights, the primary average and its fair baseline."""
-    average = primary(rows[-1]["classifiers"])
-    labels = dict.fromkeys(["raw", baseline_of(average, rows[-1]["classifiers"]), average])
+    epochs, labels = [row["epoch"] for row in rows], rows[-1]["classifiers"]
+    average = primary(labels)
 
     def draw():
         axes = new_axes("epoch", "test accuracy (%)")
-        for label in labels:
-            draw_accuracy(
-                axes, label, [row["epoch"] for row in rows], [100 * row["classifiers"][label] for row in rows]
-            )
+        for label in dict.fromkeys(["raw", baseline_of(average, labels), average]):
+            values = [100 * row["classifiers"][label] for row in rows]
+            name = f"{Label.parse(label).words}, {values[-1]:.2f} at the end"
+            draw_curve(axes, epochs, values, *RAW.get(label, EMA), name)
         return with_legend(axes)
 
     if png := rendered("curves.png", draw, "png"):
         write_whole(path / "curves.png", *png)
 
 
-def draw_accuracy(axes, label, epochs, accuracy):
-    """Draws a classifier's accuracy in % over epochs; its curve is named in words, with the last number."""
-    name = f"{Label.parse(label).words}, {accuracy[-1]:.2f}% at the end"
-    draw_curve(axes, epochs, accuracy, *RAW.get(label, EMA), name)
-
-
 def draw_curve(axes, epochs, values, colour, style, name):
+    """Draws a curve over epochs."""
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.plot(epochs, values, linestyle=style, color=colour, linewidth=2, marker="o", markersize=3, label=name)
 

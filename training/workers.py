@@ -122,11 +122,11 @@ def wait_for(workers, seconds=START):
     """
     until = time.monotonic() + seconds
     for name, address in workers:
-        said = False
+        say_at = time.monotonic() + ANSWER
         while not answers(address, seconds=min(ANSWER, max(PAUSE, until - time.monotonic()))):
-            if not said:
-                print(f"waiting for {name} at {address}, {seconds} seconds at most", flush=True)
-                said = True
+            if time.monotonic() > say_at:
+                print(f"waiting for {name} at {address}, {seconds} seconds in all", flush=True)
+                say_at = until + ANSWER
             if time.monotonic() > until:
                 raise UserError(
                     f"{name} of TF_CONFIG cannot be reached at {address} within {seconds} seconds: start it there, "

@@ -42,17 +42,21 @@ def fuzz(examples):
     return settings(max_examples=examples, deadline=None, derandomize=True, database=None)
 
 
-def _spliced(place, length, noise):
-    """A function from bytes to others: so many of them from `place` on are replaced by noise."""
-
+def _replaced(place, removed, noise):
     def damage(content):
         start = place % (len(content) + 1)
-        return content[:start] + noise + content[start + length :]
+        return content[:start] + noise + content[start + removed :]
 
     return damage
 
 
-damages = st.builds(_spliced, st.integers(0, 10**6), st.sampled_from([0, 1, 1, 10, 10**6]), st.binary(max_size=20))
+# Functions from the bytes of a file to others: cut off, or with bytes changed, left out or put in.
+damages = st.builds(
+    _replaced,
+    st.integers(0, 10**6),
+    st.sampled_from([0, 1, 20, 10**9]),
+    st.one_of(st.just(b""), st.binary(max_size=20)),
+)
 
 
 @contextlib.contextmanager

@@ -3,17 +3,18 @@
 import json
 
 import numpy as np
-from training.options import build_parser
 
-import data
-from analysis import finished, gallery, groups
+import report
+from analysis import arguments, groups, run_files
+from training.flags import build_parser
+from training.labels import Label
 
 RAW, EMA = [0.60, 0.70, 0.75], [0.20, 0.71, 0.78]
 STEPS = 781  # per epoch
 
 
 def write_run(path, *argv, raw=RAW, ema=EMA, classifiers=None, validation=None, epochs=None, **config):
-    """A run directory with the flags of a command line.
+    """A run directory with the flags of a command line, those of the averages being as the classifiers are.
 
     Args:
       raw, ema: accuracies over epochs, of the labels "raw" and "ema/0.998/raw".
@@ -23,16 +24,18 @@ def write_run(path, *argv, raw=RAW, ema=EMA, classifiers=None, validation=None, 
     """
     path.mkdir(parents=True)
     curves = classifiers or {"raw": raw, "ema/0.998/raw": ema}
-    primary = next(label for label in curves if label.startswith("ema/"))
+    averages = [label for label in map(Label.parse, curves) if label.weights == "ema"]
     epochs = epochs or list(range(1, len(curves["raw"]) + 1))
-    flags = build_parser().parse_args(["--epochs", str(len(epochs)), *map(str, argv)])
+    tracked = ["--ema_decay", *dict.fromkeys(label.decay for label in averages)]
+    tracked += ["--ema_batch_stats", *dict.fromkeys(label.statistics for label in averages)]
+    flags = build_parser().parse_args(["--epochs", str(len(epochs)), *tracked, *map(str, argv)])
     made = {"precision": "float32", "device": "CPU", "versions": {"numpy": "2.0.0"}, "git_commit": "c0ffee"}
     (path / "config.json").write_text(json.dumps({"flags": vars(flags), **made, **config}))
     rows = []
     for index, epoch in enumerate(epochs):
         now = {label: float(curve[index]) for label, curve in curves.items()}
-        row = {"epoch": epoch, "step": STEPS * epoch, "raw_accuracy": now["raw"], "ema_accuracy": now[primary]}
-        row["classifiers"] = now
+        row = {"epoch": epoch, "step": STEPS * epoch, "raw_accuracy": now["raw"]}
+        row |= {"ema_accuracy": now[str(averages[0])], "classifiers": now}
         if validation:
             row["validation"] = {label: curve[index] for label, curve in validation.items()}
         rows.append(row)
@@ -58,23 +61,41 @@ def write_seeds(path, curves):
 
 
 def groups_of(*paths):
-    return groups.make_groups([finished.read_run(path) for path in finished.expand(paths)])
+    return groups.make_groups([run_files.read_run(path) for path in run_files.expand(paths)])
 
 
-LABELS = np.array([3, 1, 4, 1, 5])
-RAW_ANSWERS, EMA_ANSWERS = np.array([3, 2, 4, 1, 0]), np.array([3, 1, 9, 1, 7])  # EMA mends 1 and breaks 2
-
-
-def write_predictions(path, labels=LABELS, raw=RAW_ANSWERS, ema=EMA_ANSWERS, **more):
-    """predictions.npz of the answers [N] given; more: label to answers."""
-    answers = {"raw": raw, "ema/0.998/raw": ema, **more}
-    logits = {label: np.eye(10, dtype=np.float32)[answer] for label, answer in answers.items()}
+def write_predictions(path, labels, answers):
+    """predictions.npz of true classes [N], and of label to answers [N] or logits [N, 10]; returns the path."""
+    logits = {
+        label: values if np.ndim(values) == 2 else np.eye(10, dtype=np.float32)[values]
+        for label, values in answers.items()
+    }
     np.savez(path / "predictions.npz", labels=labels, **logits)
     return path
 
 
-def stand_in_images(monkeypatch, random):
-    """Has the gallery find random images of LABELS in place of a data set; returns them [N, 32, 32, 3]."""
-    split = data.Split(random.integers(0, 256, (len(LABELS), 32, 32, 3), dtype=np.uint8), LABELS)
-    monkeypatch.setattr(gallery, "load_test_split", lambda *arguments: split)
-    return split.images
+def make_report(*argv):
+    """Calls report.py with a command line."""
+    report.main(arguments.report_parser().parse_args(list(map(str, argv))))
+
+
+def write_experiment(folder, run, curves, validation=None, argv=(), precision="bfloat16"):
+    """A finished run of results/experiments.py in folder/<its name>.
+
+    Args:
+      curves, validation: label to accuracy after all epochs, or to one for each; labels left out have 0.5.
+      argv: flags beside those of the run.
+    """
+    asked = build_parser().parse_args([*run.flags.split(), *argv])
+    epochs = list(range(asked.eval_every, asked.epochs + 1, asked.eval_every))
+    averages = [f"ema/{decay}/{policy}" for decay in asked.ema_decay for policy in asked.ema_batch_stats]
+
+    def full(values):
+        labels = ["raw", "raw/recomputed", *averages]
+        return {label: np.broadcast_to(values.get(label, 0.5), len(epochs)).tolist() for label in labels}
+
+    made = {"validation": validation and full(validation), "epochs": epochs, "precision": precision}
+    path = write_run(folder / run.name, *run.flags.split(), *argv, classifiers=full(curves), **made)
+    (path / "summary.json").write_text(json.dumps({"epoch": asked.epochs}))
+    (path / "train.log").write_text("")
+    return path

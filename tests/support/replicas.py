@@ -24,6 +24,7 @@ from training import flags, places, settings
 UNTIL = (1, 2, 3, 4, 8, 12, 16, 18, 20)  # the first steps one by one, the others in one session.run
 FLAGS = ["--dataset", "synthetic", "--width", "0.05", "--device", "cpu", "--precision", "float32", "--batch_size", "16"]
 FLAGS += ["--seed", "3", "--dropout", "0", "--ema_decay", "0.9", "--ema_batch_stats", "raw", "averaged"]
+FLAGS += ["--run_dir", "unused"]
 
 
 def main(argv, file):

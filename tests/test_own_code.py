@@ -1,0 +1,85 @@
+"""The getter in other people's TF 1.x code: what it works with, and what says loudly that it does not."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+from support.commands import ROOT
+
+from ema import check_replaced, ema_getter
+
+
+def own_layers(x, training):
+    """Variables of tf.get_variable, with a batch norm of one's own."""
+    weights = tf.get_variable("weights", [x.shape[-1], 3])
+    mean = tf.get_variable("mean", [3], initializer=tf.zeros_initializer(), trainable=False)
+    x = x @ weights
+    if not training:
+        return x - mean
+    batch_mean = tf.reduce_mean(x, 0)
+    tf.add_to_collection(tf.GraphKeys.UPDATE_OPS, mean.assign(0.9 * mean + 0.1 * batch_mean))
+    return x - batch_mean
+
+
+def legacy_layers(x, training):
+    """The layers of tf.compat.v1, which TF_USE_LEGACY_KERAS=1 and the package tf_keras bring back."""
+    x = tf.layers.dense(x, 4, name="first")
+    x = tf.layers.batch_normalization(x, training=training, name="norm")
+    return tf.layers.dense(x, 3, name="second")
+
+
+def keras_layers(x, training):
+    """Layers that never call tf.get_variable."""
+    return tf.keras.layers.Dense(3, name="dense")(x)
+
+
+def check(network):
+    """Trains a network for some steps; its EMA logits are those of the raw network with the shadows assigned."""
+    with tf.Graph().as_default(), tf.Session() as session:
+        x, labels = tf.placeholder(tf.float32, [None, 5]), tf.placeholder(tf.int64, [None])
+        with tf.variable_scope("network"):
+            logits = network(x, training=True)
+        loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits))
+        var_list = tf.trainable_variables()
+        with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)):
+            train_op = tf.train.AdamOptimizer(0.01).minimize(loss)
+        ema = tf.train.ExponentialMovingAverage(decay=0.9)
+        with tf.control_dependencies([train_op]):
+            train_op = ema.apply(var_list)
+        getter = ema_getter(ema)
+        with tf.variable_scope("network", reuse=True, custom_getter=getter):
+            ema_logits = network(x, training=False)
+        check_replaced(getter, var_list)
+        with tf.variable_scope("network", reuse=True):
+            raw_logits = network(x, training=False)
+        saver = tf.train.Saver(ema.variables_to_restore())  # loads the averages in the place of the weights
+        session.run(tf.global_variables_initializer())
+        random = np.random.default_rng(0)
+        feeds = {x: random.normal(size=(16, 5)), labels: random.integers(0, 3, 16)}
+        for _ in range(5):
+            session.run(train_op, feeds)
+        expected, before = session.run([ema_logits, raw_logits], feeds)
+        assert abs(before - expected).max() > 1e-3
+        path = tf.train.Saver().save(session, os.path.join(tf.test.get_temp_dir(), "model"))
+        saver.restore(session, path)
+        np.testing.assert_allclose(session.run(raw_logits, feeds), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_variables_of_get_variable_with_a_batch_norm_of_ones_own():
+    check(own_layers)
+
+
+def test_layers_of_tf_compat_v1():
+    """In a process of its own: Keras is chosen by the environment."""
+    command = [sys.executable, "-c", "from test_own_code import *; tf.disable_eager_execution(); check(legacy_layers)"]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "TF_USE_LEGACY_KERAS": "1"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+
+
+def test_keras_layers_fail_loudly():
+    with pytest.raises(ValueError, match="never asked for"):
+        check(keras_layers)

@@ -1,0 +1,239 @@
+"""What a process may find around itself, and that every remedy which a sentence names works when it is followed."""
+
+import errno
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+from support.commands import EPOCH_STEPS, ROOT, TINY_RUN, ended, wait_until
+from support.files import read_rows, rows_without_timings
+
+from training import checkpoints, cifar10
+from training.command import UserError
+
+TRAINING = [*TINY_RUN, "--ema_decay", "0.90", "--epochs", "2"]  # that of `finished_run`
+PYTHON = {"PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}  # `python` is this one
+
+
+def shell(command, cwd=ROOT, **environment):
+    """Runs a line of bash; a CompletedProcess."""
+    return subprocess.run(
+        ["bash", "-c", command],
+        cwd=cwd,
+        env={**os.environ, **PYTHON, "CUDA_VISIBLE_DEVICES": "-1", **environment},
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=600,
+    )
+
+
+def quoted(*arguments):
+    return shlex.join(map(str, arguments))
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Surroundings
+
+
+def test_a_run_in_odd_surroundings_is_one_in_ordinary_ones(finished_run, tmp_path):
+    """A notebook's matplotlib, a user's LaTeX, no directory for temporary files or settings, ASCII, another's git."""
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nbackend: nonsense\n")
+    directory = tmp_path / "räksmörgås [1]  x"
+    nowhere = dict.fromkeys(["TMPDIR", "HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR"], "/nonexistent")
+    result = shell(
+        f"{quoted('python', ROOT / 'train.py', *TRAINING, '--run_dir', directory)} <&-",
+        cwd=tmp_path,
+        MPLBACKEND="module://matplotlib_inline.backend_inline",
+        MATPLOTLIBRC=str(tmp_path),
+        PYTHONIOENCODING="ascii",
+        LC_ALL="C",
+        GIT_DIR="/nonexistent",
+        COLUMNS="1",
+        **nowhere,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert rows_without_timings(directory) == rows_without_timings(finished_run[0])
+    assert (directory / "curves.png").stat().st_size > 1000
+    assert "r\\xe4ksm\\xf6rg\\xe5s" in result.stdout  # what cannot be encoded is spelt
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(("arguments", "status"), [("--bogus", 2), ("--resume --run_dir /nonexistent", 1)])
+def test_closed_streams_change_no_exit_status(closed, arguments, status):
+    result = shell(f"python train.py {arguments} {closed}")
+    assert result.returncode == status
+    if "2>" not in closed:
+        assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_run_needs_no_stream(tmp_path):
+    directory = tmp_path / "run"
+    assert shell(f"{quoted('python', 'train.py', *TRAINING, '--run_dir', directory)} <&- >&- 2>&-").returncode == 0
+    assert [row["epoch"] for row in read_rows(directory)] == [1, 2]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp437"])
+def test_a_narrow_encoding_loses_characters_but_not_the_sentence(encoding):
+    result = shell("python train.py --resume --run_dir '/no\U0001f600 run'", PYTHONIOENCODING=encoding)
+    assert result.returncode == 1
+    assert "\\U0001f600" in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("kilobytes", [100_000, 400_000, 1_300_000])
+def test_too_little_memory_is_said_and_no_traceback(tmp_path, kilobytes):
+    result = shell(f"ulimit -v {kilobytes}; {quoted('python', 'train.py', *TRAINING, '--run_dir', tmp_path / 'run')}")
+    assert result.returncode != 0
+    assert "memory" in result.stderr.lower() and "Traceback" not in result.stderr
+
+
+def test_a_file_system_without_fsync_of_directories_holds_a_run(finished_run, tmp_path):
+    """As CIFS, FUSE, VirtualBox and WSL mounts; several ways of saying so."""
+    if not shutil.which("cc"):
+        pytest.skip("needs a C compiler for a library that answers in place of the system")
+    source, library = tmp_path / "fsync.c", tmp_path / "fsync.so"
+    source.write_text("""
+        #define _GNU_SOURCE
+        #include <dlfcn.h>
+        #include <errno.h>
+        #include <stdlib.h>
+        #include <sys/stat.h>
+        int fsync(int descriptor) {
+            struct stat found;
+            if (fstat(descriptor, &found) == 0 && S_ISDIR(found.st_mode)) {
+                errno = atoi(getenv("FSYNC_ERRNO"));
+                return -1;
+            }
+            return ((int (*)(int)) dlsym(RTLD_NEXT, "fsync"))(descriptor);
+        }
+    """)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    command = [sys.executable, "-c", "import sys, pathlib; from training.files import flush_to_disk; "
+               "flush_to_disk(pathlib.Path(sys.argv[1]))", tmp_path]  # fmt: skip
+    for name, status in (("EINVAL", 0), ("ENOTSUP", 0), ("EBADF", 0), ("EACCES", 0), ("EIO", 1), ("ENOSPC", 1)):
+        number = getattr(errno, name)
+        environment = {**os.environ, "LD_PRELOAD": str(library), "FSYNC_ERRNO": str(number)}
+        assert subprocess.run(command, cwd=ROOT, env=environment, capture_output=True).returncode == status, name
+    directory = tmp_path / "run"
+    result = shell(
+        quoted("python", "train.py", *TRAINING, "--run_dir", directory), LD_PRELOAD=str(library), FSYNC_ERRNO="22"
+    )
+    assert result.returncode == 0, result.stderr
+    assert rows_without_timings(directory) == rows_without_timings(finished_run[0])
+
+
+def test_the_commit_is_that_of_these_sources_or_none(tmp_path):
+    program = "import json; from training.run_directory import source_version; print(json.dumps(source_version()))"
+
+    def version(cwd, **environment):
+        result = shell(quoted("python", "-c", program), cwd=cwd, **environment)
+        return json.loads(result.stdout.splitlines()[-1])
+
+    inside = tmp_path / "other" / "project"
+    shutil.copytree(ROOT / "training", inside / "training")
+    quiet = "git -c user.name=n -c user.email=e"
+    shell(f"git init -q . && {quiet} commit -q --allow-empty -m one", cwd=tmp_path / "other")
+    none = {"git_commit": None, "git_changed": None}
+    assert version(inside) == none
+    assert version(inside, GIT_DIR=str(tmp_path / "other" / ".git"), GIT_WORK_TREE=str(inside)) == none
+    shell(f"git init -q . && git add . && {quiet} commit -q -m two", cwd=inside)
+    found = version(inside, GIT_DIR=str(tmp_path / "other" / ".git"))
+    assert re.fullmatch("[0-9a-f]{40}", found["git_commit"]) and found["git_changed"] is False
+    (inside / "training" / "loop.py").write_text("")
+    assert version(inside) == found | {"git_changed": True}
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Paths
+
+
+def test_runs_without_a_name_have_directories_of_their_own(tmp_path):
+    command = quoted("python", ROOT / "train.py", *TINY_RUN, "--epochs", 1)
+    result = shell(f"{command} & {command}; wait", cwd=tmp_path)
+    assert result.stdout.count("done: ") == 2, result.stderr
+    made = sorted((tmp_path / "runs").iterdir())
+    assert len(made) == 2 and all((directory / "summary.json").exists() for directory in made)
+    result = shell(f"{command} --test_size 99999", cwd=tmp_path)
+    assert result.returncode == 2
+    assert sorted((tmp_path / "runs").iterdir()) == made  # a start that came to nothing leaves nothing
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ("tfds/cifar10", "tfds"),
+        ("tfds/cifar10/3.0.2", "tfds"),
+        (".", "tfds"),
+        ("archive/cifar-10-binary.tar.gz", "archive"),
+        ("archive/notes.txt", "archive"),
+        ("dangling", "/nonexistent"),
+        ("missing", "mkdir -p"),
+    ],
+)
+def test_a_data_directory_that_is_none_is_called_what_it_is(tiny_cifar10, tmp_path, named, said):
+    for file in ("cifar-10-binary.tar.gz", "notes.txt"):
+        (tmp_path / "archive").mkdir(exist_ok=True)
+        (tmp_path / "archive" / file).write_text("")
+    (tmp_path / "dangling").symlink_to("/nonexistent")
+    version = next((tiny_cifar10 / "cifar10").iterdir()).name
+    with pytest.raises(UserError) as error:
+        cifar10.load(str(tmp_path / named.replace("3.0.2", version)))
+    expected = said if said in ("mkdir -p", "/nonexistent") else f"--data_dir {tmp_path / said}"
+    assert expected in str(error.value)
+
+
+@pytest.mark.parametrize("flag", ["--run_dir", "--data_dir"])
+def test_a_path_that_is_no_utf8_is_refused_at_once(flag):
+    result = shell(f"python train.py {flag} $'/tmp/\\xff'")
+    assert result.returncode == 2
+    assert flag in result.stderr
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Remedies
+
+
+def test_a_stopped_run_goes_on_by_the_command_that_it_names(tmp_path):
+    """From the directory that the person stands in, which is not that of the sources."""
+    name = 'it\'s -a  [1]* "?" $x'
+    argv = [*TINY_RUN, "--epochs", "100000", "--checkpoint_every", "0.0001", "--run_dir", name]
+    command = [sys.executable, str(ROOT / "train.py"), *argv]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: checkpoints.last_step(tmp_path / name), process)
+    process.send_signal(signal.SIGUSR1)
+    stopped = ended(process)
+    assert stopped.returncode == 128 + signal.SIGUSR1
+    going_on = re.search("continue with: (.*)", stopped.stderr)[1]
+    step = checkpoints.last_step(tmp_path / name)
+    result = shell(f"{going_on} --epochs {step // EPOCH_STEPS + 1}", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert read_rows(tmp_path / name)[-1]["epoch"] == step // EPOCH_STEPS + 1
+    compare = re.search("compare: (.*)", result.stdout)[1]
+    assert shell(compare, cwd=tmp_path).returncode == 0
+
+
+def test_a_resumption_on_a_number_of_devices_that_does_not_fit_names_one_that_does(forked, tmp_path):
+    directory = tmp_path / "run"
+    assert forked("train.py", *TINY_RUN, "--epochs", 1, "--run_dir", directory).returncode == 0
+    again = ["train.py", "--resume", "--run_dir", directory, "--epochs", 2, "--strategy", "mirrored"]
+    refused = shell(quoted("python", *again, "--devices", 3))
+    assert refused.returncode == 2
+    devices = re.search(r"--devices (\d+)\)", refused.stderr)[1]
+    assert shell(quoted("python", *again, "--devices", devices)).returncode == 0
+    assert [row["epoch"] for row in read_rows(directory)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "flag", ["--epochs", "--batch_size", "--train_size", "--eval_every", "--lr_cooldown", "--devices"]
+)
+@pytest.mark.parametrize("value", ["1000000000000000000000", "9999999999999999", "-1", "1e3", "0x10"])
+def test_a_count_beyond_all_use_is_refused(flag, value):
+    result = shell(f"python train.py {flag}={value}")
+    assert result.returncode == 2
+    assert flag in result.stderr and len(result.stderr.splitlines()) == 1
