@@ -1,6 +1,5 @@
 """Fixtures that several test modules share: a graph and session each, CIFAR-10 on disk, commands, finished runs."""
 
-import json
 import os
 import shlex
 import subprocess
@@ -11,12 +10,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from support import cifar10
-from support.commands import ROOT, TINY_RUN, ended
+from support import cifar10, forking
+from support.commands import CUT_OFF, ROOT, TINY_RUN, assert_ended_well, ended
 
-import train
 from analysis.run_network import RestoredRun
-from training import flags
 from training.log import log
 
 tf.disable_eager_execution()  # as train.py does
@@ -71,13 +68,11 @@ def tiny_cifar10(tmp_path):
 def start():
     """Starts `python <script> <arguments>` from the project's root, with no GPU and no network in sight."""
     processes = []
-    dead = "http://127.0.0.1:9"  # nothing listens there
-    cut_off = {"CUDA_VISIBLE_DEVICES": "-1", "http_proxy": dead, "https_proxy": dead}
 
-    def start(script, *arguments, **options):
-        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
+    def start(script, *arguments, environment=None):
         command = [sys.executable, str(ROOT / script), *map(str, arguments)]
-        processes.append(subprocess.Popen(command, cwd=ROOT, env={**os.environ, **cut_off}, **options))
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
+        processes.append(subprocess.Popen(command, env={**os.environ, **CUT_OFF, **(environment or {})}, **options))
         return processes[-1]
 
     yield start
@@ -90,60 +85,41 @@ def start():
 @pytest.fixture(scope="session")
 def run(start):
     """Runs `python <script> <arguments>` to its end; a CompletedProcess."""
-    return lambda script, *arguments: ended(start(script, *arguments))
+    return lambda script, *arguments, **options: ended(start(script, *arguments, **options))
 
 
 @pytest.fixture(scope="session")
 def forked(tmp_path_factory):
-    """As `run`, in processes forked after TensorFlow's import, which run the Python source `before` first.
-
-    A negative return code is the signal that ended it.
-    """
-    server = subprocess.Popen(
-        [sys.executable, "-m", "support.forking"],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "CUDA_VISIBLE_DEVICES": "-1"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-
-    def forked(script, *arguments, before=""):
-        folder = tmp_path_factory.mktemp("forked")
-        argv, stdout, stderr = list(map(str, arguments)), folder / "stdout", folder / "stderr"
-        job = {"script": str(script), "argv": argv, "before": before, "stdout": str(stdout), "stderr": str(stderr)}
-        print(json.dumps(job), file=server.stdin, flush=True)
-        status = int(server.stdout.readline())
-        return subprocess.CompletedProcess([script, *argv], status, stdout.read_text(), stderr.read_text())
-
-    yield forked
-    server.stdin.close()
-    server.kill()
-    server.wait()
+    """As `run`, in processes forked after TensorFlow's import; support.forking.Forks."""
+    forks = forking.Forks(lambda: tmp_path_factory.mktemp("forked"))
+    yield forks
+    forks.end()
 
 
 # ---------------------------------------------------------------------------------------------------------------
 # Finished runs
 
 
+def trained(forked, directory, argv):
+    """Two epochs of TINY_RUN with more flags; the CompletedProcess."""
+    result = forked("train.py", *TINY_RUN, *shlex.split(argv), "--epochs", 2, "--run_dir", directory)
+    assert_ended_well(result)
+    return result
+
+
 @pytest.fixture(scope="session")
-def finished_run(run, tmp_path_factory):
-    """(directory, stdout) of a run of TINY_RUN over two epochs; for reading only."""
+def finished_run(forked, tmp_path_factory):
+    """(directory, stdout) of a run with one average; for reading only."""
     directory = tmp_path_factory.mktemp("finished") / "run"
-    result = run("train.py", *TINY_RUN, "--ema_decay", "0.90", "--epochs", 2, "--run_dir", directory)
-    assert result.returncode == 0, result.stderr
-    return directory, result.stdout
+    return directory, trained(forked, directory, "--ema_decay 0.90").stdout
 
 
 @pytest.fixture(scope="session")
-def bank_run(tmp_path_factory):
-    """The directory of a run of TINY_RUN with a bank of averages and every policy; for reading only."""
+def bank_run(forked, tmp_path_factory):
+    """The directory of a run with a bank of averages and every policy; for reading only."""
     directory = tmp_path_factory.mktemp("bank") / "run"
     averages = "--ema_decay 0.90 0.80 --ema_batch_stats averaged raw recomputed --ema_power 0.05 0.1 0.15"
-    before = log.handlers[:], log.level, log.propagate
-    train.main(flags.parse([*TINY_RUN, *shlex.split(averages), "--epochs", "2", "--run_dir", str(directory)]))
-    log.handlers[:], log.level, log.propagate = before
+    trained(forked, directory, averages)
     return directory
 
 

@@ -4,136 +4,76 @@ import shlex
 import shutil
 
 import numpy as np
-import pytest
-import tensorflow.compat.v1 as tf
-from support.commands import EPOCH_STEPS, TINY_RUN, assert_one_sentence
-from support.files import assert_equal_arrays, checkpoint_values, read_arrays, read_rows
+from support.commands import EPOCH_STEPS, RESUME, TINY_RUN, assert_ended_well, assert_one_sentence
+from support.files import assert_equal_arrays, checkpoint_values, read_arrays, read_rows, rows_without_timings
 
 import data
-from training import checkpoints, synthetic
+from analysis.run_network import RestoredRun
+from training import checkpoints
+
+
+def steps_of(files):
+    return [int(file.stem.removeprefix("step-")) for file in sorted(files)]
 
 
 def test_every_classifier_is_evaluated_on_the_images_held_out(forked, tmp_path):
-    """A second run trains on the same images and has those held out of the first for its test set."""
-    averages = shlex.split("--ema_decay 0.9 --ema_batch_stats raw recomputed --epochs 1")
-    held = ["--train_size", 256, "--validation_size", 64]
-    result = forked("train.py", *TINY_RUN, *held, *averages, "--run_dir", tmp_path / "held")
-    assert result.returncode == 0, result.stderr
-    assert "held out" in result.stdout
-    before = (
-        "import data\nload = data.load\n"
-        "def replaced(*args):\n"
-        "    found = load(*args)\n"
-        "    return data.Dataset(data.Split(*(a[:192] for a in found.train)),\n"
-        "                        data.Split(*(a[192:] for a in found.train)), 'swapped')\n"
-        "data.load = replaced\n"
-    )
-    result = forked("train.py", *TINY_RUN, *averages, "--run_dir", tmp_path / "tested", before=before)
-    assert result.returncode == 0, result.stderr
-    (row,), (other,) = read_rows(tmp_path / "held"), read_rows(tmp_path / "tested")
-    assert row["validation"] == other["classifiers"]
-    assert row["validation"].keys() == row["classifiers"].keys()
-    assert "validation" not in other
-
-
-@pytest.mark.parametrize(
-    ("flags", "steps", "epochs"),
-    [
-        (["--checkpoint_every", "3"], [12, 15, 16], [1, 2]),
-        (["--eval_every", "2"], [16], [2]),
-        (["--epochs", "3", "--eval_every", "2"], [16, 24], [2, 3]),
-        (["--checkpoint_every", "1e-9m", "--steps_per_run", "5"], [8, 13, 16], [1, 2]),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) and isinstance(value[0], str) else "",
-)
-def test_checkpoints_and_evaluations_come_when_they_are_asked_for(forked, tmp_path, flags, steps, epochs):
-    result = forked("train.py", *TINY_RUN, "--epochs", 2, *flags, "--run_dir", tmp_path / "run")
-    assert result.returncode == 0, result.stderr
-    assert [row["epoch"] for row in read_rows(tmp_path / "run")] == epochs
-    assert [int(path.name.removeprefix("step-")) for path in checkpoints.found(tmp_path / "run")] == steps
-
-
-def test_snapshots_divide_each_epoch_and_the_last_is_the_average_of_the_end(forked, tmp_path):
-    flags = ["--ema_power", "0.1", "--snapshots", "3", "--epochs", "2", "--run_dir", tmp_path / "run"]
-    result = forked("train.py", *TINY_RUN, *flags)
-    assert result.returncode == 0, result.stderr
-    files = sorted((tmp_path / "run" / "snapshots").iterdir())
-    steps = [epoch * EPOCH_STEPS + part * EPOCH_STEPS // 3 for epoch in (0, 1) for part in (1, 2, 3)]
-    assert [file.name for file in files] == [f"step-{step:09d}.npz" for step in steps]
-    last, values = read_arrays(files[-1]), checkpoint_values(tmp_path / "run")
-    assert last.pop("updates") == 2 * EPOCH_STEPS
-    shadows = {name.removeprefix("0.1/"): value for name, value in last.items()}
-    assert len(shadows) == 30  # weights, gamma and beta of ten layers
-    for name, shadow in shadows.items():
-        assert (shadow != values[name]).any()
-        assert any(shadow.tobytes() == value.tobytes() for other, value in values.items() if other.startswith(name))
-
-
-def test_a_run_resumed_amid_an_epoch_ends_as_if_it_had_never_stopped(forked, tmp_path):
+    """As by its logits on the last of the training images, in a network that is restored from the checkpoint."""
     directory = tmp_path / "run"
-    flags = ["--epochs", 2, "--checkpoint_every", 3, "--run_dir", directory]
-    assert forked("train.py", *TINY_RUN, *flags).returncode == 0
-    values, rows = checkpoint_values(directory), read_rows(directory)
-    amid, *later = checkpoints.found(directory)
-    assert amid.name == "step-000000012"
-    for checkpoint in later:
+    argv = [*TINY_RUN, *shlex.split("--train_size 480 --validation_size 64 --epochs 1 --checkpoint_every 0.0001")]
+    averages = shlex.split("--ema_decay 0.9 --ema_batch_stats raw recomputed")
+    assert_ended_well(forked("train.py", *argv, *averages, "--run_dir", directory))
+    assert steps_of(checkpoints.found(directory)) == [10, 13]  # a session.run is of ten steps, and of one epoch
+    (row,) = read_rows(directory)
+    images, labels = (array[-64:] for array in data.load("synthetic", train_size=480).train)
+    with RestoredRun(directory) as run:
+        for label in run.labels:
+            run.take(label)
+            assert row["validation"][str(label)] == np.mean(run.logits(images).argmax(1) == labels)
+    assert row["validation"].keys() == row["classifiers"].keys() == set(map(str, run.labels))
+
+
+def test_evaluations_checkpoints_and_snapshots_come_when_they_should(forked, tmp_path):
+    """A checkpoint after every session.run, which ends at epochs and snapshots; and going on amid an epoch."""
+    directory = tmp_path / "run"
+    argv = ["--epochs", 3, "--eval_every", 2, "--checkpoint_every", "0.0001", "--ema_power", "0.1"]
+    assert_ended_well(forked("train.py", *TINY_RUN, *argv, "--run_dir", directory))
+    assert [row["epoch"] for row in read_rows(directory)] == [2, 3]
+    assert steps_of(checkpoints.found(directory)) == [20, 22, 24]
+    files = list((directory / "snapshots").iterdir())
+    assert steps_of(files) == [*range(2, 3 * EPOCH_STEPS + 1, EPOCH_STEPS // 4)]
+    arrays = {file.name: read_arrays(file) for file in sorted(files)}
+    assert [snapshot["updates"] for snapshot in arrays.values()] == steps_of(files)
+
+    values, rows = checkpoint_values(directory), rows_without_timings(directory)
+    last = {name.removeprefix("0.1/"): array.tobytes() for name, array in arrays["step-000000024.npz"].items()}
+    assert len(last.keys() & values.keys()) == len(last) - 1 == 30  # weights, gamma and beta of ten layers
+    for name in last.keys() & values.keys():  # each is one of its shadows
+        assert last[name] in [values[other].tobytes() for other in values if other.startswith(f"{name}/")]
+
+    for checkpoint in checkpoints.found(directory)[1:]:
         shutil.rmtree(checkpoint)
-    assert forked("train.py", "--resume", "--run_dir", directory).returncode == 0
+    assert_ended_well(forked(*RESUME, directory))
+    assert rows_without_timings(directory) == rows
     assert_equal_arrays(checkpoint_values(directory), values)
-    measured = ("images_per_second", "seconds", "evaluation_seconds")
-    for row, expected in zip(read_rows(directory), rows, strict=True):
-        assert row | dict.fromkeys(measured) == expected | dict.fromkeys(measured)
+    for file in (directory / "snapshots").iterdir():
+        assert_equal_arrays(read_arrays(file), arrays[file.name])
 
 
-def test_no_snapshot_is_kept_before_the_first_update(forked, tmp_path):
-    flags = ["--ema_power", "0.1", "--snapshots", "4", "--ema_every", "3", "--epochs", "1"]
-    assert forked("train.py", *TINY_RUN, *flags, "--run_dir", tmp_path / "run").returncode == 0
-    files = {file.name: read_arrays(file)["updates"] for file in (tmp_path / "run" / "snapshots").iterdir()}
-    assert files == {f"step-{step:09d}.npz": step // 3 for step in (4, 6, 8)}
+def test_steps_that_are_not_finite_are_counted_and_end_the_run_in_one_sentence(forked, tmp_path):
+    """float32 cannot hold the weights that such a rate leads to: the first step is the last one that is finite."""
+    directory = tmp_path / "run"
+    argv = ["--epochs", 2, "--train_size", 128, "--learning_rate", "1e38", "--run_dir", directory]
+    result = forked("train.py", *TINY_RUN, *argv)
+    assert_one_sentence(result, 1, "not finite", "4 steps", "--learning_rate")
+    (row,) = read_rows(directory)
+    assert (row["epoch"], row["skipped_steps"]) == (1, 3)
+    assert "3 of 4 steps" in result.stdout
+    assert row["train_accuracy"] * 32 == int(row["train_accuracy"] * 32)  # of the batch of the one step that counts
+    assert 2 < row["train_loss"] < 4  # its loss, with the initial weights
+    assert result.stderr.removeprefix("train.py: ") in (directory / "train.log").read_text()
+    assert not (directory / "summary.json").exists()
 
 
-def test_steps_per_run_changes_no_number(forked, finished_run, tmp_path):
-    flags = ["--ema_decay", "0.90", "--epochs", "2", "--steps_per_run", "3", "--run_dir", tmp_path / "run"]
-    result = forked("train.py", *TINY_RUN, *flags)
-    assert result.returncode == 0, result.stderr
-    assert_equal_arrays(checkpoint_values(tmp_path / "run"), checkpoint_values(finished_run[0]))
-
-
-def test_training_that_is_not_finite_ends_in_one_sentence_that_its_log_holds_too(forked, tmp_path):
+def test_ten_such_steps_in_a_row_end_the_run_at_once(forked, tmp_path):
     result = forked("train.py", *TINY_RUN, "--epochs", 9, "--learning_rate", "1e38", "--run_dir", tmp_path / "run")
-    assert_one_sentence(result, 1, "not finite for 10 steps in a row", "--learning_rate below 1e+38")
-    assert "not finite for 10 steps in a row" in (tmp_path / "run" / "train.log").read_text()
-    assert not (tmp_path / "run" / "summary.json").exists()
-
-
-def test_a_run_too_short_for_ten_such_steps_ends_so_too(forked, tmp_path):
-    flags = ["--epochs", 2, "--train_size", 128, "--learning_rate", "1e38", "--run_dir", tmp_path / "run"]
-    result = forked("train.py", *TINY_RUN, *flags)
-    assert_one_sentence(result, 1, "not finite in any of the 4 steps since the last evaluation", "--learning_rate")
-    assert [row["epoch"] for row in read_rows(tmp_path / "run")] == [1]  # whose first step was finite
-    assert not (tmp_path / "run" / "summary.json").exists()
-
-
-def test_skipped_steps_are_counted_and_told(forked, tmp_path):
-    spoilt = (
-        "import data, numpy as np, tensorflow.compat.v1 as tf\n"
-        "at = data.Batches.at\n"
-        "def spoil(self, step, *replica):\n"
-        "    images, labels, seed = at(self, step, *replica)\n"
-        "    return images * tf.where(tf.equal(step % 4, 1), np.nan, 0.0), labels, seed\n"
-        "data.Batches.at = spoil\n"
-    )
-    argv = [*TINY_RUN, "--learning_rate", "1e-45", "--epochs", 2, "--run_dir", tmp_path / "run"]
-    result = forked("train.py", *argv, before=spoilt)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("2 of 8 steps had no finite loss and gradients") == 2
-    assert [row["skipped_steps"] for row in read_rows(tmp_path / "run")] == [2, 2]
-    # Of black images and untrained weights every class is as likely: the mean is over the steps that count.
-    # All logits are equal, which is the answer "class 0".
-    labels = synthetic.load()["train"][1][:256]
-    for epoch, row in enumerate(read_rows(tmp_path / "run")):
-        with tf.Graph().as_default(), tf.Session() as session:
-            steps = labels[session.run(data.epoch_order(0, epoch, 256))].reshape(EPOCH_STEPS, -1)
-        counted = steps[[step for step in range(EPOCH_STEPS) if step % 4 != 1]]
-        assert row["train_loss"] == pytest.approx(np.log(10), rel=1e-4)
-        assert row["train_accuracy"] == pytest.approx((counted == 0).mean(), rel=1e-6)
+    assert_one_sentence(result, 1, "step 11", "not finite", "10 steps in a row", "--learning_rate")

@@ -1,10 +1,19 @@
-"""The commands as a black box: what they are called with, and how they fail."""
+"""The commands as a black box: what they are called with, how they are watched, and how they fail."""
 
 import shlex
 import subprocess
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+
+NO_PROXY_LISTENS = "http://127.0.0.1:9"
+CUT_OFF = {  # the environment without a GPU and a network
+    "CUDA_VISIBLE_DEVICES": "-1",
+    "http_proxy": NO_PROXY_LISTENS,
+    "https_proxy": NO_PROXY_LISTENS,
+    "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
+}
 
 # A network and a data set so small that a run is mostly TensorFlow's import.
 TINY_RUN = shlex.split(
@@ -12,12 +21,30 @@ TINY_RUN = shlex.split(
 )
 PARAMETERS = 5_805  # of its network
 EPOCH_STEPS = 256 // 32
+RESUME = ("train.py", "--resume", "--run_dir")
+
+
+def resume_command(directory):
+    """The command that a person is told to type."""
+    return f"python {shlex.join(map(str, [*RESUME, directory]))}"
+
+
+def wait_until(condition, process):
+    """Waits for condition(), which has to hold before the process ends."""
+    while not condition():
+        assert process.poll() is None, ended(process)
+        time.sleep(0.001)
 
 
 def ended(process):
     """The end of a process, at most ten minutes from now, on a busy machine; a CompletedProcess."""
     stdout, stderr = process.communicate(timeout=600)
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def assert_ended_well(result):
+    """A command did what it is for, and had nothing to say on stderr."""
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 def assert_one_sentence(result, status, *parts):

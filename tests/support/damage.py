@@ -1,6 +1,7 @@
 """Ways in which a file goes bad, by hand and at random."""
 
 import contextlib
+import resource
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -20,6 +21,17 @@ def truncate(file):
 
 def delete(file):
     file.unlink()
+
+
+@contextlib.contextmanager
+def limited_file_size(size):
+    """Within it, no file that this process writes can outgrow so many bytes, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 # ---------------------------------------------------------------------------------------------------------------

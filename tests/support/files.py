@@ -5,6 +5,7 @@ import json
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+from support.commands import wait_until
 from training import checkpoints
 
 TIMINGS = {"seconds", "images_per_second", "evaluation_seconds"}
@@ -19,6 +20,12 @@ def read_rows(directory):
     """metrics.jsonl, every line of which must be whole; none where there is no such file yet."""
     file = directory / "metrics.jsonl"
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def wait_for_a_row(directory, process):
+    """Waits until a run has evaluated once more than when this is called."""
+    rows = len(read_rows(directory))
+    wait_until(lambda: len(read_rows(directory)) > rows, process)
 
 
 def rows_without_timings(directory):

@@ -1,60 +1,90 @@
-"""Scripts of this project as processes that are forked after TensorFlow's import, which takes longer than a tiny run.
+"""The commands in processes that are forked after TensorFlow's import, which takes longer than a tiny run."""
 
-`python -m support.forking` serves jobs from stdin, one JSON object a line, and answers each with a line when it ended:
-
-    {"script": "train.py", "argv": [...], "before": "Python source", "stdout": "file", "stderr": "file"}
-
-The source in `before` runs first, in the forked process alone: it may set limits, or patch a module to fail.
-"""
-
-import json
+import multiprocessing
 import os
+import resource
 import runpy
 import sys
 import traceback
 
-from support.commands import ROOT
+from support.commands import CUT_OFF, ROOT, ended
+
+FORKING = multiprocessing.get_context("forkserver")
+FORKING.set_forkserver_preload(["tensorflow"])
 
 
-def run(script, argv, stdout, stderr, before=lambda: None):
-    """`python <script> <argv>`, its output appended to two files.
+class Forked(FORKING.Process):
+    """`python <script> <arguments>`, as a subprocess.Popen.
 
-    Returns:
-      The exit status, or minus the number of the signal that ended it, as subprocess has it.
+    Args:
+      folder: where its output goes.
+      args: the script and its arguments.
+      environment: variables to set.
+      file_size: bytes that no file can outgrow, as on a full disk.
     """
-    sys.stdout.flush()
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    status = 1
-    try:
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        for descriptor, file in ((1, stdout), (2, stderr)):
-            os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
-        before()
-        sys.argv = [script, *argv]
-        runpy.run_path(str(ROOT / script), run_name="__main__")
-        status = 0
-    except SystemExit as end:
-        status = end.code or 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+
+    def __init__(self, folder, args, environment=None, file_size=None):
+        super().__init__(daemon=True)
+        self.args = list(map(str, args))
+        self.output = [folder / "stdout", folder / "stderr"]
+        self.environment = CUT_OFF | (environment or {})
+        self.file_size = resource.RLIM_INFINITY if file_size is None else file_size
+
+    def run(self):
+        """What the process does; it ends in here."""
+        status = 1
+        try:
+            for descriptor, file in enumerate(self.output, 1):
+                os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), descriptor)
+            os.chdir(ROOT)
+            os.environ.update(self.environment)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.file_size, resource.RLIM_INFINITY))
+            sys.argv = self.args
+            runpy.run_path(str(ROOT / self.args[0]), run_name="__main__")
+        except SystemExit as end:
+            status = end.code
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+
+    def poll(self):
+        return self.exitcode
+
+    @property
+    def returncode(self):
+        return self.exitcode
+
+    def send_signal(self, number):
+        os.kill(self.pid, number)
+
+    def communicate(self, timeout=None):
+        self.join(timeout)
+        return tuple(file.read_text() for file in self.output)
 
 
-def serve():
-    import tensorflow as tf
+class Forks:
+    """Starts commands, one at a time.
 
-    assert tf.__version__
-    for line in sys.stdin:
-        job = json.loads(line)
-        source = compile(job["before"], "before", "exec")
-        before = lambda source=source: exec(source, {"__name__": "before"})  # noqa: E731
-        print(run(job["script"], job["argv"], job["stdout"], job["stderr"], before), flush=True)
+    Args:
+      new_folder: function that makes a directory for what a command prints.
+    """
 
+    def __init__(self, new_folder):
+        self.new_folder, self.newest = new_folder, None
 
-if __name__ == "__main__":
-    serve()
+    def start(self, *args, **options):
+        """Starts a script with arguments and options of Forked, which it returns."""
+        self.end()
+        self.newest = Forked(self.new_folder(), args, **options)
+        self.newest.start()
+        return self.newest
+
+    def __call__(self, *args, **options):
+        """As `start`, to the end; returns a subprocess.CompletedProcess."""
+        return ended(self.start(*args, **options))
+
+    def end(self):
+        if self.newest and self.newest.is_alive():
+            self.newest.kill()
+            self.newest.join()

@@ -1,0 +1,21 @@
+"""A process that ends at a signal as a run does, and takes so many seconds to save.
+
+    PYTHONPATH=. python tests/support/waiting.py SECONDS {SIG_DFL,SIG_IGN}
+
+The latter is what becomes of SIGHUP, which nohup has a process ignore.
+"""
+
+import signal
+import sys
+import time
+
+from training.command import graceful
+
+signal.signal(signal.SIGHUP, signal.Handlers[sys.argv[2]])
+with graceful() as stop:
+    print("ready", flush=True)
+    while not stop.signal:
+        time.sleep(0.01)
+    print(stop.signal, flush=True)
+    time.sleep(float(sys.argv[1]))
+    print("saved", flush=True)
