@@ -46,7 +46,7 @@ def test_a_run_in_odd_surroundings_is_one_in_ordinary_ones(finished_run, tmp_pat
     """A notebook's matplotlib, a user's LaTeX, no directory for temporary files or settings, ASCII, another's git."""
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\nbackend: nonsense\n")
     directory = tmp_path / "räksmörgås [1]  x"
-    nowhere = dict.fromkeys(["TMPDIR", "HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR"], "/nonexistent")
+    nowhere = dict.fromkeys(["TMPDIR", "HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR"], "/proc/nonexistent")  # cannot be made
     result = shell(
         f"{quoted('python', ROOT / 'train.py', *TRAINING, '--run_dir', directory)} <&-",
         cwd=tmp_path,
@@ -172,7 +172,7 @@ def test_runs_without_a_name_have_directories_of_their_own(tmp_path):
         (".", "tfds"),
         ("archive/cifar-10-binary.tar.gz", "archive"),
         ("archive/notes.txt", "archive"),
-        ("dangling", "/nonexistent"),
+        ("dangling", "/proc/nonexistent"),
         ("missing", "mkdir -p"),
     ],
 )
@@ -180,11 +180,11 @@ def test_a_data_directory_that_is_none_is_called_what_it_is(tiny_cifar10, tmp_pa
     for file in ("cifar-10-binary.tar.gz", "notes.txt"):
         (tmp_path / "archive").mkdir(exist_ok=True)
         (tmp_path / "archive" / file).write_text("")
-    (tmp_path / "dangling").symlink_to("/nonexistent")
-    version = next((tiny_cifar10 / "cifar10").iterdir()).name
+    (tmp_path / "dangling").symlink_to("/proc/nonexistent")
+    version = tiny_cifar10.folder.name
     with pytest.raises(UserError) as error:
         cifar10.load(str(tmp_path / named.replace("3.0.2", version)))
-    expected = said if said in ("mkdir -p", "/nonexistent") else f"--data_dir {tmp_path / said}"
+    expected = said if said in ("mkdir -p", "/proc/nonexistent") else f"--data_dir {tmp_path / said}"
     assert expected in str(error.value)
 
 
