@@ -234,12 +234,12 @@ def wait_for_checkpoint(directory, processes, step):
 
 def evaluated_on_one_device(directory, labels):
     """Label to (accuracy, test logits) of the checkpoint, by a network that knows nothing of replicas."""
-    with RestoredRun(directory) as run:
-        found = {}
-        for label in labels:
-            logits = run.test_logits(Label.parse(label))
-            found[label] = float(np.mean(logits.argmax(1) == run.dataset.test.labels)), logits
-        return found
+    run = RestoredRun(directory)
+    found = {}
+    for label in labels:
+        logits = run.test_logits(Label.parse(label))
+        found[label] = float(np.mean(logits.argmax(1) == run.dataset.test.labels)), logits
+    return found
 
 
 @pytest.mark.parametrize("killed", [0, 1])
