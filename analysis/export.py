@@ -67,6 +67,8 @@ def check_output(output):
     empty = output.is_dir() and not any(output.iterdir()) and not output.samefile(".")
     if output.is_symlink() or (output.exists() and not empty):
         raise UserError(f"{output} exists already: choose another --output")
+    if output.parent.exists() and not output.parent.is_dir():
+        raise UserError(f"{output.parent} is a file: choose another --output")
     if not output.parent.is_dir():
         create = f"mkdir -p {shlex.quote(str(output.parent))}"
         raise UserError(f"{output.parent} is not a directory: create it ({create}) or choose another --output")

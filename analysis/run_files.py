@@ -1,8 +1,10 @@
 """The files of a run, read: its flags, evaluations and predictions; and which directories are runs. No TensorFlow."""
 
 import argparse
+import contextlib
 import json
 import shlex
+import sys
 import textwrap
 import zipfile
 from pathlib import Path
@@ -37,10 +39,17 @@ class Predictions(NamedTuple):
 
 
 def expand(names):
-    """The run directories named and, in the place of other directories, those below them; each once."""
+    """The run directories named and, in the place of other directories, those below them; each once.
+
+    A run below that was not evaluated yet is passed over, which a line on stderr says.
+    """
     found = {}
     for name in names:
         for run in runs_of(Path(name)):
+            metrics = run / "metrics.jsonl"
+            if run != Path(name) and not (metrics.exists() and metrics.stat().st_size):
+                print(f"passed over: {run} was not evaluated yet", file=sys.stderr)
+                continue
             found.setdefault(run.resolve(), run)
     return list(found.values())
 
@@ -53,7 +62,8 @@ def runs_of(path):
         if (folder / "config.json").exists():
             found.append(folder)
         elif folder == path or not folder.is_symlink():  # a link may lead back up
-            todo += (child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+            with contextlib.suppress(PermissionError):  # such as of lost+found
+                todo += (child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
     if not found:
         raise UserError(f"{path} holds no run of train.py: name what was the --run_dir of one")
     return sorted(found)

@@ -34,6 +34,7 @@ def rows_of(run):
     not evaluate it. The test set has no part in the choice, so the test accuracy of the row chosen is an honest one.
     """
     saved = predictions_of_step(run.path, run.state["step"])  # what training left is not computed again
+    saved = saved if "labels" in saved else {}
     logits = {str(label): saved[str(label)] if str(label) in saved else run.test_logits(label) for label in run.labels}
     rows = compare(logits, saved["labels"] if saved else run.dataset.test.labels)
     chosen, _ = run.choose()

@@ -31,9 +31,9 @@ TRAINING = [*TINY_RUN, "--ema_decay", "0.90", "--epochs", "2"]  # that of `finis
 def test_a_file_that_cannot_grow_is_named_and_the_run_goes_on_when_there_is_room(forked, finished_run, tmp_path):
     directory = tmp_path / "run"
     new = ["train.py", *TRAINING, "--run_dir", directory]
-    assert_one_sentence(forked(*new, file_size=500), 1, directory, "File too large", "make room", "--run_dir")
+    assert_one_sentence(forked(*new, file_size=500), 1, directory, "File too large", "ulimit -f", "--run_dir")
     result = forked(*new, file_size=50_000)
-    assert_one_sentence(result, 1, "step-000000008", "File too large", "make room", resume_command(directory))
+    assert_one_sentence(result, 1, "step-000000008", "File too large", "ulimit -f", resume_command(directory))
     assert checkpoints.found(directory) == list(directory.rglob("*.new")) == []
     assert_ended_well(forked(*RESUME, directory))
     assert rows_without_timings(directory) == rows_without_timings(finished_run[0])
@@ -46,7 +46,7 @@ def test_an_end_that_cannot_be_written_is_left_to_a_resumption(forked, finished_
     shutil.copytree(finished_run[0], directory)
     before = contents(directory / "checkpoints")
     result = forked(*RESUME, directory, file_size=file_size)
-    assert_one_sentence(result, 1, name, "File too large", "make room", resume_command(directory))
+    assert_one_sentence(result, 1, name, "File too large", "ulimit -f", resume_command(directory))
     assert contents(directory / "checkpoints") == before
     assert not (directory / name).exists()
 

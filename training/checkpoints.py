@@ -45,7 +45,8 @@ def save(path, saver, session, state):
     shutil.rmtree(beside, ignore_errors=True)
     try:
         with naming(final):
-            beside.mkdir(parents=True)
+            final.parent.mkdir(exist_ok=True)
+            beside.mkdir()
             saver.save(session, str(beside / "model"), write_meta_graph=False, write_state=False)
             write_json(beside / "state.json", state)
             write_whole(beside / SUMS, _sums(beside).encode())

@@ -37,7 +37,7 @@ def load(data_dir=None, sizes=None):
 
     tfds.disable_progress_bar()
     root = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
-    if data_dir:
+    if data_dir or root.is_symlink() or root.exists():
         check_directory(root)
     folder = root / "cifar10" / str(tfds.builder_cls("cifar10").VERSION)
     if not folder.exists():  # TFDS prepares beside it and renames: where it is, it once was whole
@@ -121,8 +121,9 @@ def _prepare(root):
 
     archive = root / ARCHIVE
     by_hand = archive.is_file()
+    make = "" if root.is_dir() else f"make {root} (mkdir -p {shlex.quote(str(root))}), "
     offline = (
-        f"fetch {ARCHIVE_URL} on a machine that can, put it into {root} and run the same command again, "
+        f"{make}fetch {ARCHIVE_URL} on a machine that can, put it into {root} and run the same command again, "
         f"or try everything without data: {script('train')} --dataset synthetic"
     )
     if others := sorted(path.name for path in root.glob("cifar10/[0-9]*")):

@@ -5,6 +5,7 @@ import errno
 import importlib
 import os
 import shlex
+import shutil
 import signal
 import sys
 import time
@@ -14,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 REMEDIES = {  # what mends a failure of the system, by its errno
     errno.ENOSPC: "make room",
     errno.EDQUOT: "make room",
-    errno.EFBIG: "make room",
+    errno.EFBIG: "let files grow further (ulimit -f unlimited)",
     errno.EMFILE: "let a process open more files (ulimit -n 1024)",
     errno.ENFILE: "let the system open more files",
     errno.ENOMEM: "free some memory, or lift the limit on it (ulimit -v unlimited)",
@@ -29,6 +30,7 @@ SIGNALS = {
     signal.SIGHUP: "SIGHUP (the terminal was closed)",
     signal.SIGUSR1: "SIGUSR1",  # schedulers send these two some time before the end
     signal.SIGUSR2: "SIGUSR2",
+    signal.SIGXCPU: "SIGXCPU (the limit on CPU time)",
 }
 SECOND = 1.0  # seconds after which another Ctrl-C is meant to cut a save short; one stop may arrive twice at once
 ENDED_WELL = b"\0ended well\0"  # written behind native messages that nobody needs to see
@@ -72,6 +74,8 @@ def mend_surroundings():
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # a narrow encoding loses characters, never the command
     os.environ["MPLBACKEND"] = "agg"  # figures are files, whatever a notebook has left here
+    for name in [name for name in os.environ if name.startswith("TQDM_")]:  # another program's progress bars
+        del os.environ[name]
 
 
 def import_main(name, loads, held):
@@ -158,18 +162,16 @@ def in_one_line(sentence):
 
 
 def script(name):
-    """How `<name>.py` is called from the directory that the person stands in, for a shell."""
-    try:
-        here = Path.cwd() == ROOT
-    except OSError:  # it is gone
-        here = False
-    return f"python {name}.py" if here else f"python {shlex.quote(str(ROOT / name))}.py"
+    """How `<name>.py` is called, by this Python, from the directory that the person stands in, for a shell."""
+    known = [command for command in ("python", "python3") if shutil.which(command) == sys.executable]
+    return shlex.join([known[0] if known else shown(sys.executable), shown(ROOT / f"{name}.py")])
 
 
 def shown(path):
     """A path as the person would type it: relative where it lies below the directory that they stand in."""
     with contextlib.suppress(OSError, ValueError):
-        return str(Path(path).relative_to(Path.cwd()))
+        relative = str(Path(path).relative_to(Path.cwd()))
+        return f"./{relative}" if relative[0] in "-~" else relative  # neither a flag nor a home
     return str(path)
 
 
@@ -182,6 +184,8 @@ def hold_native_messages():
     Returns:
       A text stream to where file descriptor 2 led before.
     """
+    if os.getpid() == 1:  # of a container, whose other processes end with it
+        return sys.stderr
     reader, writer = os.pipe()
     terminal = os.dup(2)
     sys.stdout.flush()
@@ -250,6 +254,6 @@ def graceful():
     before = {number: signal.signal(number, note) for number in handled_signals()}
     try:
         yield stop
-    finally:
+    finally:  # by now all is saved: what the process still has to say is not to be cut off
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if handler is end_at_signal else handler)

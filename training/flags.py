@@ -175,11 +175,15 @@ def width(text):
 
 def path(text):
     """An absolute path: a run is resumed, and its data found again, from any directory."""
+    printable = text.isprintable()  # no line break, which a shell would not take back from a sentence
+    if not printable or os.fsencode(text) != text.encode():  # TensorFlow writes UTF-8 alone
+        raise argparse.ArgumentTypeError(
+            f"{os.fsencode(text)} is no printable UTF-8 here: name another path, or set LC_ALL=C.UTF-8"
+        )
     try:
-        text.encode()  # not with a byte that is no UTF-8: TensorFlow could not write there
         return os.path.abspath(os.path.expanduser(text))
-    except (ValueError, OSError):  # the latter where the current directory is gone
-        raise argparse.ArgumentTypeError(f"{os.fsencode(text)} is no path in UTF-8 that can be reached") from None
+    except OSError:
+        raise argparse.ArgumentTypeError(f"{text}: the directory that you are in is gone, cd to another") from None
 
 
 def as_argv(values):
@@ -220,15 +224,16 @@ def parse(argv=None):
             parser.set_defaults(devices=None)
             flags = parser.parse_args(argv)
         check_unchanged(flags, saved)
-        if flags.data_dir and flags.data_dir == saved.data_dir and not os.path.isdir(flags.data_dir):
+        needed = flags.data_dir if flags.dataset == "cifar10" else None
+        if needed and needed == saved.data_dir and not os.path.isdir(needed):
             raise UserError(
                 f"the data directory {flags.data_dir}, which {flags.run_dir}/config.json names, is not there: say "
                 "where the data are with --data_dir"
             )
     elif flags.strategy == "multiworker" and not flags.run_dir:
         parser.error("--strategy multiworker needs --run_dir: one directory that every worker sees")
-    for name in ("ema_decay", "ema_batch_stats", "ema_power"):
-        values = getattr(flags, name) or []
+    given = {"ema_decay": list(map(float, flags.ema_decay)), "ema_power": flags.ema_power or []}
+    for name, values in (given | {"ema_batch_stats": flags.ema_batch_stats}).items():
         if len(set(values)) < len(values):
             parser.error(f"argument --{name}: each value may be given once")
     return flags
@@ -260,11 +265,17 @@ def load_config(run_dir):
         if not (isinstance(config, dict) and isinstance(config.get("flags"), dict)):
             raise ValueError("it holds no flags")
         return config
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
+        if os.path.isdir(run_dir) and any(name != ".lock" for name in os.listdir(run_dir)):
+            below = sorted(str(found.parent) for found in Path(run_dir).rglob("config.json"))[:5]
+            other = f"name one of those below it: {', '.join(below)}" if below else "name the directory of one"
+            raise UserError(f"{run_dir} holds no run: {other}") from None
         raise UserError(
-            f"{run_dir} holds no run (no readable config.json): start one with {script('train')} --run_dir "
+            f"{run_dir} holds no run (no config.json): start one with {script('train')} --run_dir "
             f"{shlex.quote(str(run_dir))}"
         ) from None
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}): get access") from None
     except (ValueError, RecursionError) as error:
         raise _damaged(run_dir, error) from None
 

@@ -149,16 +149,15 @@ class RunDirectory:
 
 def take_directory():
     """A new directory that is named after the time; it goes again if nothing is written into it."""
-    name = path = Path(time.strftime("runs/%Y%m%d-%H%M%S")).absolute()
-    for number in itertools.count(2):
-        try:
-            with _writing(path):
-                path.mkdir(parents=True)
-        except FileExistsError:
+    with _writing(Path("runs")):
+        name = path = Path.cwd() / time.strftime("runs/%Y%m%d-%H%M%S")
+        name.parent.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count(2):
+            with contextlib.suppress(FileExistsError):
+                path.mkdir()
+                atexit.register(remove_if_empty, path)
+                return path
             path = name.with_name(f"{name.name}-{number}")
-            continue
-        atexit.register(remove_if_empty, path)
-        return path
 
 
 def remove_if_empty(path):
@@ -188,8 +187,6 @@ def _writing(path):
     """Turns a failure to write into the directory `path` into one sentence."""
     try:
         yield
-    except FileExistsError:
-        raise
     except OSError as error:
         remedy = f"{REMEDIES[error.errno]}, or choose" if error.errno in REMEDIES else "choose"
         raise UserError(f"{path} cannot be written ({error.strerror}): {remedy} another --run_dir") from None
@@ -213,6 +210,8 @@ def _lock(path):
             f"{path} is in use by {holder}: wait until it ends or stop it (kill -TERM, which saves), or choose "
             "another --run_dir"
         ) from None
+    except OSError as error:  # some network file systems know no locks
+        print(f"warning: {path} cannot be locked ({error.strerror}): let no other process train in it", flush=True)
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     file.flush()

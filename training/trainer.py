@@ -53,6 +53,9 @@ class Trainer:
             self.run()
             self.finish()
         except OSError as error:
+            if not (self.directory.path / "config.json").exists():
+                gone = f"{shown(self.directory.path)} was taken away while the run was writing it"
+                raise UserError(f"{gone}: start anew") from None
             remedy = f"{REMEDIES[error.errno]}, then continue" if error.errno in REMEDIES else "continue"
             raise UserError(
                 f"{error.filename or self.directory.path} could not be written ({error.strerror or error}): {remedy} "
