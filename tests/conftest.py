@@ -91,9 +91,7 @@ def run(start):
 @pytest.fixture(scope="session")
 def forked(tmp_path_factory):
     """As `run`, in processes forked after TensorFlow's import; support.forking.Forks."""
-    forks = forking.Forks(lambda: tmp_path_factory.mktemp("forked"))
-    yield forks
-    forks.end()
+    return forking.Forks(lambda: tmp_path_factory.mktemp("forked"))
 
 
 # ---------------------------------------------------------------------------------------------------------------

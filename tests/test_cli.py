@@ -10,9 +10,6 @@ from support.files import contents, read_rows
 
 from training import flags
 
-# ---------------------------------------------------------------------------------------------------------------
-# A run from beginning to end
-
 
 def test_finished_run_leaves_every_file(finished_run):
     directory, _ = finished_run
@@ -74,10 +71,6 @@ def test_log_says_first_what_is_used_then_a_line_for_each_evaluation_then_the_re
         for part in (f"{raw:.2f}%", f"{ema:.2f}%", f"{ema - raw:+.2f}"):
             assert part in text.splitlines()[0]
     assert str(directory) in stdout.splitlines()[-1]
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# What is refused, before anything is written
 
 
 def test_existing_run_is_refused_and_left_alone(finished_run, forked):

@@ -44,10 +44,6 @@ def test_windows_is_refused_in_one_sentence(script):
     assert "WSL" in line
 
 
-# ---------------------------------------------------------------------------------------------------------------
-# Native messages
-
-
 def test_an_ordinary_run_shows_none_and_does_not_need_its_reader(start, tmp_path):
     """As in `python train.py | head -1`."""
     process = start("train.py", *TINY_RUN, "--epochs", 1, "--run_dir", tmp_path / "run", environment=TALKATIVE)

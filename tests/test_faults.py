@@ -1,23 +1,18 @@
 """What a run survives: disks that fill up; and what it never does."""
 
 import ast
+import contextlib
 import os
 import shutil
 import socket
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
+from support import files
 from support.commands import RESUME, ROOT, TINY_RUN, assert_ended_well, assert_one_sentence, resume_command, wait_until
 from support.damage import limited_file_size
-from support.files import (
-    assert_equal_arrays,
-    checkpoint_values,
-    contents,
-    read_rows,
-    rows_without_timings,
-    wait_for_a_row,
-)
 
 from training import checkpoints
 from training.records import Records
@@ -36,18 +31,18 @@ def test_a_file_that_cannot_grow_is_named_and_the_run_goes_on_when_there_is_room
     assert_one_sentence(result, 1, "step-000000008", "File too large", "ulimit -f", resume_command(directory))
     assert checkpoints.found(directory) == list(directory.rglob("*.new")) == []
     assert_ended_well(forked(*RESUME, directory))
-    assert rows_without_timings(directory) == rows_without_timings(finished_run[0])
-    assert_equal_arrays(checkpoint_values(directory), checkpoint_values(finished_run[0]))
+    assert files.rows_without_timings(directory) == files.rows_without_timings(finished_run[0])
+    files.assert_equal_arrays(files.checkpoint_values(directory), files.checkpoint_values(finished_run[0]))
 
 
 @pytest.mark.parametrize(("file_size", "name"), [(6000, "predictions.npz"), (20_000, "curves.png")])
 def test_an_end_that_cannot_be_written_is_left_to_a_resumption(forked, finished_run, tmp_path, file_size, name):
     directory = tmp_path / "run"
     shutil.copytree(finished_run[0], directory)
-    before = contents(directory / "checkpoints")
+    before = files.contents(directory / "checkpoints")
     result = forked(*RESUME, directory, file_size=file_size)
     assert_one_sentence(result, 1, name, "File too large", "ulimit -f", resume_command(directory))
-    assert contents(directory / "checkpoints") == before
+    assert files.contents(directory / "checkpoints") == before
     assert not (directory / name).exists()
 
 
@@ -88,7 +83,7 @@ def test_really_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room
     assert all(checkpoints.damage(checkpoint) is None for checkpoint in checkpoints.found(directory))
     small_disk("40m")
     assert_ended_well(forked(*RESUME, directory))
-    assert [row["epoch"] for row in read_rows(directory)] == list(range(1, 10))
+    assert [row["epoch"] for row in files.read_rows(directory)] == list(range(1, 10))
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -118,16 +113,11 @@ def test_no_source_unpickles(file):
 def network_sockets(pid):
     """Those that a process has open: a list of protocols."""
     opened = set()
-    for descriptor in os.listdir(f"/proc/{pid}/fd"):
-        try:
-            opened.add(os.readlink(f"/proc/{pid}/fd/{descriptor}"))
-        except OSError:
-            continue  # closed meanwhile
-    found = []
-    for protocol in ("tcp", "tcp6", "udp", "udp6"):
-        with open(f"/proc/{pid}/net/{protocol}") as table:
-            found += [protocol for line in list(table)[1:] if f"socket:[{line.split()[9]}]" in opened]
-    return found
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):  # closed meanwhile
+            opened.add(os.readlink(descriptor))
+    tables = {name: Path(f"/proc/{pid}/net/{name}").read_text().splitlines() for name in ("tcp", "tcp6", "udp", "udp6")}
+    return [name for name in tables for line in tables[name][1:] if f"socket:[{line.split()[9]}]" in opened]
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/net/tcp"), reason="needs /proc")
@@ -135,8 +125,9 @@ def test_run_opens_no_network_socket(forked, tmp_path):
     with socket.create_server(("127.0.0.1", 0)):
         assert "tcp" in network_sockets(os.getpid())
     process = forked.start("train.py", *TINY_RUN, "--epochs", 1000, "--run_dir", tmp_path / "run")
-    wait_for_a_row(tmp_path / "run", process)
+    files.wait_for_a_row(tmp_path / "run", process)
     assert network_sockets(process.pid) == []
+    process.kill()
 
 
 @pytest.mark.slow
@@ -146,7 +137,7 @@ def test_resident_size_is_flat_over_2000_steps_and_20_evaluations(forked, tmp_pa
     process = forked.start("train.py", *argv)
     megabytes = []
     while len(megabytes) < 20:
-        wait_until(lambda: len(read_rows(tmp_path / "run")) > len(megabytes), process)
+        wait_until(lambda: len(files.read_rows(tmp_path / "run")) > len(megabytes), process)
         with open(f"/proc/{process.pid}/statm") as statm:
             megabytes.append(int(statm.read().split()[1]) * 4096 / 1e6)
     settled = np.array(megabytes[5:])  # allocators take their share first

@@ -1,7 +1,6 @@
 """Files that are whole or not there, whatever happens while they are written."""
 
 import errno
-import hashlib
 import json
 import os
 import threading
@@ -63,8 +62,3 @@ def test_arrays_are_read_back_without_unpickling(tmp_path, random):
     arrays = {"a/b": random.normal(size=(3, 4)).astype(np.float32), "n": np.array(7)}
     files.write_arrays(tmp_path / "arrays.npz", arrays)
     assert_equal_arrays(read_arrays(tmp_path / "arrays.npz"), arrays)
-
-
-def test_digest_is_that_of_the_bytes(tmp_path):
-    (tmp_path / "file").write_bytes(b"content")
-    assert files.sha256(tmp_path / "file") == hashlib.sha256(b"content").hexdigest()

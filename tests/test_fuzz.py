@@ -35,9 +35,6 @@ def outcome(function, *args):
     return None
 
 
-# ---------------------------------------------------------------------------------------------------------------
-# Command lines
-
 NAMES = sorted(vars(flags.parse([])))
 CHOICES = ["cifar10", "synthetic", "gpu", "cpu", "auto", "raw", "averaged", "recomputed", "warmup", "0.9", "1e-3", "5"]
 words = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
@@ -64,9 +61,6 @@ def test_command_line_is_understood_or_refused_and_saved_as_it_was_understood(tm
         file.write_text(json.dumps({"flags": vars(parsed)}))
         assert flags.load_flags(file.parent) == parsed
 
-
-# ---------------------------------------------------------------------------------------------------------------
-# Files of a run
 
 ROWS = [{"epoch": step // 10, "step": step, "classifiers": {"raw": 0.5, "ema/0.9/raw": 0.75}} for step in (10, 20)]
 
@@ -96,11 +90,7 @@ json_values = st.recursive(
     max_leaves=6,
 )
 saved = st.dictionaries(st.sampled_from([*NAMES, "help"]), json_values, max_size=4)
-configs = st.one_of(
-    json_values,
-    st.dictionaries(st.sampled_from(["flags", "precision"]), json_values),
-    saved.map(lambda saved: {"flags": saved}),
-)
+configs = st.one_of(json_values, st.fixed_dictionaries({"flags": st.one_of(json_values, saved)}))
 
 
 @fuzz(600)

@@ -9,16 +9,8 @@ import signal
 import time
 
 import pytest
+from support import files
 from support.commands import RESUME, TINY_RUN, assert_ended_well, ended, wait_until
-from support.files import (
-    TIMINGS,
-    assert_equal_arrays,
-    checkpoint_values,
-    read_arrays,
-    read_rows,
-    rows_without_timings,
-    scalars,
-)
 
 from training import checkpoints
 
@@ -70,7 +62,7 @@ def check_after_kill(directory):
     Returns:
       What the kill left behind: names of files that a whole run does not have, and "a row less" in metrics.jsonl.
     """
-    rows, kept = read_rows(directory), []
+    rows, kept = files.read_rows(directory), []
     if found := checkpoints.found(directory):
         assert checkpoints.damage(found[-1]) is None
         kept = json.loads((found[-1] / "state.json").read_text())["rows"]
@@ -79,42 +71,38 @@ def check_after_kill(directory):
     return unfinished + ["a row less"] * (len(rows) == len(kept) - 1)
 
 
-def train_killed(forked, directory, argv, moments):
-    """Trains, killed at each of the moments and started again, to the end; what the kills left behind, counted."""
-    left = collections.Counter()
-
-    def start():
-        """The command that anyone would type: --resume once there is a run, else the same again."""
-        new = ["train.py", *argv, "--run_dir"]
-        return forked.start(*(RESUME if (directory / "config.json").exists() else new), directory)
-
-    for moment in moments:
-        kill_at(moment, directory, start())
-        left.update(check_after_kill(directory))
-    assert_ended_well(ended(start()))
-    return left
-
-
 def of_run(directory):
     """What must be the same: names of files, rows and points of TensorBoard without timings, and every array."""
     names = {str(file.relative_to(directory)) for file in directory.rglob("*") if "events.out" not in file.name}
-    shown = scalars(directory).items()
-    curves = {curve: {tag: tags[tag] for tag in tags.keys() - TIMINGS} for curve, tags in shown}
-    arrays = checkpoint_values(directory)
+    shown = files.scalars(directory).items()
+    curves = {curve: {tag: tags[tag] for tag in tags.keys() - files.TIMINGS} for curve, tags in shown}
+    arrays = files.checkpoint_values(directory)
     for file in directory.rglob("*.npz"):
-        arrays |= {f"{file.name} {name}": array for name, array in read_arrays(file).items()}
-    return (names, rows_without_timings(directory), curves), arrays
+        arrays |= {f"{file.name} {name}": array for name, array in files.read_arrays(file).items()}
+    return (names, files.rows_without_timings(directory), curves), arrays
 
 
 def killed_and_alone(forked, path, argv, moments):
-    """Trains a run that is killed at these moments and one that is not; what the kills left behind, counted."""
-    assert_ended_well(forked("train.py", *argv, "--run_dir", path / "alone"))
-    left = train_killed(forked, path / "killed", argv, moments)
-    (found, arrays), (expected, others) = of_run(path / "killed"), of_run(path / "alone")
+    """Trains a run that is not killed and one that is at these moments, started again each time as anyone would.
+
+    Returns:
+      What the kills left behind, counted.
+    """
+    alone, killed, left = path / "alone", path / "killed", collections.Counter()
+    assert_ended_well(forked("train.py", *argv, "--run_dir", alone))
+    for moment in moments:
+        kill_at(moment, killed, forked.start(*go_on(killed, argv)))
+        left.update(check_after_kill(killed))
+    assert_ended_well(forked(*go_on(killed, argv)))
+    (found, arrays), (expected, others) = of_run(killed), of_run(alone)
     assert found == expected
-    assert_equal_arrays(arrays, others)
+    files.assert_equal_arrays(arrays, others)
     print(len(arrays), "arrays;", left)
     return left
+
+
+def go_on(directory, argv):
+    return [*RESUME, directory] if (directory / "config.json").exists() else ["train.py", *argv, "--run_dir", directory]
 
 
 def test_killed_run_ends_as_one_left_alone(forked, tmp_path):

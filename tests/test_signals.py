@@ -25,7 +25,7 @@ from support.commands import (
 from support.files import read_rows, wait_for_a_row
 
 from training import checkpoints
-from training.command import SECOND, SIGNALS, graceful
+from training.command import SECOND, SIGNALS
 
 # ---------------------------------------------------------------------------------------------------------------
 # A process that does nothing else
@@ -75,14 +75,6 @@ def test_nohup_stays_nohup(saving):
     assert_saved(saving(signal.SIGTERM, 0, hangup="SIG_IGN"))
 
 
-def test_handlers_are_as_before_afterwards():
-    before = [signal.getsignal(number) for number in SIGNALS]
-    with graceful() as stop:
-        assert stop.signal is None
-        assert [signal.getsignal(number) for number in SIGNALS] != before
-    assert [signal.getsignal(number) for number in SIGNALS] == before
-
-
 # ---------------------------------------------------------------------------------------------------------------
 # Runs
 
@@ -99,7 +91,7 @@ def stopped_step(result, number, directory):
 def test_a_run_that_is_stopped_again_and_again_goes_on_to_the_end(forked, tmp_path):
     directory, step = tmp_path / "run", 0
     argv = ["train.py", *TINY_RUN, "--epochs", 1000, "--run_dir", directory]
-    for numbers in ((signal.SIGINT, signal.SIGINT), (signal.SIGUSR1, signal.SIGUSR2), (signal.SIGTERM, signal.SIGTERM)):
+    for numbers in ((signal.SIGINT, signal.SIGINT), (signal.SIGUSR1, signal.SIGUSR2)):
         process = forked.start(*argv)
         wait_for_a_row(directory, process)
         for number in numbers:

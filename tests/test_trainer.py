@@ -25,10 +25,10 @@ def test_every_classifier_is_evaluated_on_the_images_held_out(forked, tmp_path):
     assert steps_of(checkpoints.found(directory)) == [10, 13]  # a session.run is of ten steps, and of one epoch
     (row,) = read_rows(directory)
     images, labels = (array[-64:] for array in data.load("synthetic", train_size=480).train)
-    with RestoredRun(directory) as run:
-        for label in run.labels:
-            run.take(label)
-            assert row["validation"][str(label)] == np.mean(run.logits(images).argmax(1) == labels)
+    run = RestoredRun(directory)
+    for label in run.labels:
+        run.use(label)
+        assert row["validation"][str(label)] == np.mean(run.logits(images).argmax(1) == labels)
     assert row["validation"].keys() == row["classifiers"].keys() == set(map(str, run.labels))
 
 

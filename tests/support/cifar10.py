@@ -79,7 +79,6 @@ def _dataset_info(tiny):
         "name": "cifar10",
         "version": "3.0.2",
         "fileFormat": "tfrecord",
-        "moduleName": "tensorflow_datasets.image_classification.cifar",
         "splits": [
             {
                 "name": split,

@@ -7,11 +7,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
-NO_PROXY_LISTENS = "http://127.0.0.1:9"
 CUT_OFF = {  # the environment without a GPU and a network
     "CUDA_VISIBLE_DEVICES": "-1",
-    "http_proxy": NO_PROXY_LISTENS,
-    "https_proxy": NO_PROXY_LISTENS,
+    "http_proxy": "http://127.0.0.1:9",  # nothing listens there
+    "https_proxy": "http://127.0.0.1:9",
     "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
 }
 

@@ -34,10 +34,6 @@ def limited_file_size(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-# ---------------------------------------------------------------------------------------------------------------
-# At random
-
-
 def fuzz(examples):
     return settings(max_examples=examples, deadline=None, derandomize=True, database=None)
 

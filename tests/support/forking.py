@@ -64,27 +64,17 @@ class Forked(FORKING.Process):
 
 
 class Forks:
-    """Starts commands, one at a time.
-
-    Args:
-      new_folder: function that makes a directory for what a command prints.
-    """
+    """Runs commands in directories that `new_folder` makes."""
 
     def __init__(self, new_folder):
-        self.new_folder, self.newest = new_folder, None
+        self.new_folder = new_folder
 
     def start(self, *args, **options):
         """Starts a script with arguments and options of Forked, which it returns."""
-        self.end()
-        self.newest = Forked(self.new_folder(), args, **options)
-        self.newest.start()
-        return self.newest
+        process = Forked(self.new_folder(), args, **options)
+        process.start()
+        return process
 
     def __call__(self, *args, **options):
         """As `start`, to the end; returns a subprocess.CompletedProcess."""
         return ended(self.start(*args, **options))
-
-    def end(self):
-        if self.newest and self.newest.is_alive():
-            self.newest.kill()
-            self.newest.join()

@@ -1,8 +1,6 @@
 """A process that ends at a signal as a run does, and takes so many seconds to save.
 
-    PYTHONPATH=. python tests/support/waiting.py SECONDS {SIG_DFL,SIG_IGN}
-
-The latter is what becomes of SIGHUP, which nohup has a process ignore.
+PYTHONPATH=. python tests/support/waiting.py SECONDS {SIG_DFL,SIG_IGN}  # the latter as nohup does with SIGHUP
 """
 
 import signal
