@@ -125,7 +125,6 @@ def test_a_time_limit_around_make_loses_nothing(tmp_path):
     stopped_step(subprocess.CompletedProcess(command, 143, stderr=sentence), signal.SIGTERM, directory)
 
 
-@pytest.mark.xfail(reason="the sentence goes where native messages are held back, and shows them", strict=True)
 def test_interrupt_while_tensorflow_is_imported_is_one_sentence(start, tmp_path):
     process = start("train.py", *TINY_RUN, "--run_dir", tmp_path / "run")
     maps = Path(f"/proc/{process.pid}/maps")
@@ -135,7 +134,6 @@ def test_interrupt_while_tensorflow_is_imported_is_one_sentence(start, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.xfail(reason="between the save and its sentence another signal says that there was nothing to save")
 def test_a_signal_that_comes_again_until_the_end_loses_nothing(forked, tmp_path):
     directory = tmp_path / "run"
     process = forked.start("train.py", *TINY_RUN, "--epochs", 1000, "--run_dir", directory)
@@ -145,17 +143,3 @@ def test_a_signal_that_comes_again_until_the_end_loses_nothing(forked, tmp_path)
             process.send_signal(signal.SIGTERM)
             time.sleep(0.0005)
     stopped_step(ended(process), signal.SIGTERM, directory)
-
-
-@pytest.mark.slow
-@pytest.mark.xfail(reason="Python's handlers wait for the end of a session.run", strict=True)
-def test_a_second_ctrl_c_ends_a_long_evaluation_at_once(forked, tmp_path):
-    """One classifier over the whole test set is one session.run, which takes many seconds at full width."""
-    directory = tmp_path / "run"
-    flags = [*TINY_RUN, "--width", 1, "--train_size", 32, "--test_size", 2048, "--ema_power", 0.1]
-    process = forked.start("train.py", *flags, "--run_dir", directory)
-    wait_until(lambda: list(directory.glob("snapshots/step-*")), process)  # right before the evaluation
-    process.send_signal(signal.SIGINT)
-    time.sleep(SECOND + 0.2)
-    process.send_signal(signal.SIGINT)
-    assert_one_sentence(ended(process), 130, "second Ctrl-C")

@@ -36,6 +36,8 @@ SECOND = 1.0  # seconds after which another Ctrl-C is meant to cut a save short;
 ENDED_WELL = b"\0ended well\0"  # written behind native messages that nobody needs to see
 HELD = 2**20  # bytes of native messages that are kept to be shown
 
+terminal = None  # a text stream to where file descriptor 2 led, once native messages are held back
+
 
 class UserError(Exception):
     """A person's mistake or a missing thing; the message is one sentence that names what fixes it.
@@ -57,8 +59,8 @@ def run(name, parse, loads="TensorFlow"):
     for number in handled_signals():
         signal.signal(number, end_at_signal)
     arguments = or_exit(parse)
-    held, sys.stderr = sys.stderr, or_exit(hold_native_messages)
-    or_exit(or_exit(import_main, name, loads, held), arguments)
+    or_exit(hold_native_messages)
+    or_exit(or_exit(import_main, name, loads), arguments)
     end("", 0)
 
 
@@ -78,16 +80,16 @@ def mend_surroundings():
         del os.environ[name]
 
 
-def import_main(name, loads, held):
+def import_main(name, loads):
     """main of module `name`; says on a terminal that this takes a moment, until it is done.
 
-    The handlers of TensorFlow's Python log are made here, and keep the stream `held`, which is held back.
+    The handlers of TensorFlow's Python log are made here, and keep the stream that is held back.
     """
     waiting = f"loading {loads} ..."
     if sys.stderr.isatty():
         print(waiting, end="\r", file=sys.stderr, flush=True)
     try:
-        with contextlib.redirect_stderr(held):
+        with contextlib.redirect_stderr(sys.__stderr__):
             return importlib.import_module(name).main
     except ModuleNotFoundError as error:
         requirements = shlex.quote(str(ROOT / "requirements.txt"))
@@ -150,9 +152,9 @@ def say(sentence):
     """Says the sentence, if there is one, and that native messages need not be shown."""
     if sentence:
         with contextlib.suppress(OSError):
-            print(f"{Path(sys.argv[0]).name}: {in_one_line(sentence)}", file=sys.stderr, flush=True)
-    with contextlib.suppress(OSError):
-        if sys.stderr.fileno() != 2:  # they are held back
+            print(f"{Path(sys.argv[0]).name}: {in_one_line(sentence)}", file=terminal or sys.stderr, flush=True)
+    if terminal:
+        with contextlib.suppress(OSError):
             os.write(2, ENDED_WELL)
 
 
@@ -179,22 +181,21 @@ def hold_native_messages():
     """Holds back what is written to file descriptor 2 from now on, and shows it where this process ends unexpectedly.
 
     TensorFlow's native code writes there, and TF_CPP_MIN_LOG_LEVEL does not keep it from it. A child reads it, so that
-    it is shown even if this process aborts or is killed.
-
-    Returns:
-      A text stream to where file descriptor 2 led before.
+    it is shown even if this process aborts or is killed. sys.stderr goes on to lead to where it led before.
     """
+    global terminal
     if os.getpid() == 1:  # of a container, whose other processes end with it
-        return sys.stderr
+        return
     reader, writer = os.pipe()
-    terminal = os.dup(2)
+    descriptor = os.dup(2)
     sys.stdout.flush()
     if os.fork() == 0:
-        show_unless_ended_well(reader, writer, terminal)
+        show_unless_ended_well(reader, writer, descriptor)
     os.close(reader)
     os.dup2(writer, 2)
     os.close(writer)
-    return open(terminal, "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")
+    terminal = os.fdopen(descriptor, "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")
+    sys.__stderr__, sys.stderr = sys.stderr, terminal
 
 
 def show_unless_ended_well(reader, writer, terminal):
