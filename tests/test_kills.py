@@ -16,25 +16,27 @@ from training import checkpoints
 
 # Every kind of file, with a snapshot and a checkpoint every other step.
 TRAINING = [*TINY_RUN, *shlex.split("--augment --ema_start unbiased --ema_power 0.1 --checkpoint_every 0.0001")]
-ONCE = ("config.json", "metrics.jsonl", "tensorboard/*")  # what a process writes as it begins
-OFTEN = (
-    "checkpoints/.new",
-    "checkpoints/.new/*",
-    "checkpoints/.new/SHA256SUMS",
-    "checkpoints/step-*",
-    "snapshots/.*.new",
-    "snapshots/step-*",
-)
+MOMENTS = {  # patterns of what a process writes, and up to which time of writing it the moments go
+    "config.json": 1,
+    "tensorboard/*": 1,
+    "metrics.jsonl": 2,
+    "checkpoints/.new": 6,
+    "checkpoints/.new/*": 6,
+    "checkpoints/.new/SHA256SUMS": 6,
+    "checkpoints/step-*": 6,
+    "snapshots/.*.new": 6,
+    "snapshots/step-*": 6,
+}
 LAST = ("predictions.npz", 1, 0)  # before summary.json is there
 BUILDING = 3.0  # seconds, which building the graph takes at least
 
 
 def draw_moment(draw):
-    """(pattern, n, seconds): so long after the n-th new file that matches; without a pattern, after the start."""
-    pattern = draw.choice([None, *ONCE, *OFTEN, *OFTEN])
+    """(pattern, n, seconds): so long after the n-th time that it is written; without a pattern, after the start."""
+    pattern = draw.choice([None, *MOMENTS])
     if pattern is None:
         return None, 0, draw.uniform(0, BUILDING)
-    return pattern, draw.randint(1, 6) if pattern in OFTEN else 1, draw.choice([0, draw.uniform(0, 0.1)])
+    return pattern, draw.randint(1, MOMENTS[pattern]), draw.choice([0, draw.uniform(0, 0.1)])
 
 
 def matching(directory, pattern):
@@ -106,15 +108,15 @@ def go_on(directory, argv):
 
 
 def test_killed_run_ends_as_one_left_alone(forked, tmp_path):
-    moments = [("config.json", 1, 0), ("checkpoints/.new/SHA256SUMS", 2, 0), ("checkpoints/step-*", 3, 0), LAST]
+    moments = [("config.json", 1, 0), ("checkpoints/.new/SHA256SUMS", 2, 0), ("metrics.jsonl", 2, 0), LAST]
     assert killed_and_alone(forked, tmp_path, [*TRAINING, "--epochs", 2], moments)
 
 
 @pytest.mark.slow
 def test_run_killed_30_times_ends_as_one_left_alone(forked, tmp_path):
     draw = random.Random(0)
-    moments = [(pattern, 1, 0) for pattern in ONCE + OFTEN]
+    moments = [(pattern, number, 0) for pattern, number in MOMENTS.items()]
     moments += [draw_moment(draw) for _ in range(29 - len(moments))]
-    averages = "--epochs 24 --ema_decay 0.9 0.99 --ema_batch_stats raw averaged"
+    averages = "--epochs 36 --ema_decay 0.9 0.99 --ema_batch_stats raw averaged"
     left = killed_and_alone(forked, tmp_path, [*TRAINING, *averages.split()], [*moments, LAST])
     assert left[".new"]
