@@ -37,11 +37,11 @@ def test_a_report_without_images_needs_no_tensorflow_and_no_backend(tmp_path, mo
     assert "accuracy.png" in names(tmp_path / "out")
 
 
-def test_where_nothing_can_be_drawn_there_is_a_warning_and_the_rest_of_the_report(run, tmp_path, monkeypatch):
+def test_where_nothing_can_be_drawn_there_is_a_warning_and_the_rest_of_the_report(run, tmp_path):
     (tmp_path / "matplotlib").mkdir()
     (tmp_path / "matplotlib" / "__init__.py").write_text("raise ValueError('broken')")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    result = run("report.py", write_run(tmp_path / "run"), "--output", tmp_path / "out")
+    broken = {"PYTHONPATH": str(tmp_path)}
+    result = run("report.py", write_run(tmp_path / "run"), "--output", tmp_path / "out", environment=broken)
     assert result.returncode == 0 and "+3.00" in result.stdout
     assert [line.count("could not be drawn: broken") for line in result.stderr.splitlines()] == [1, 1]
     assert names(tmp_path / "out") == {"report.html", "report.json"}

@@ -50,7 +50,7 @@ def test_a_parent_of_runs_names_them_and_the_report(make, tmp_path):
     assert run_files.one_run(runs[0]) == runs[0]
     with pytest.raises(UserError, match=r"1, deep/2.*--run_dir.*report\.py") as error:
         run_files.one_run(tmp_path / "some runs")
-    command = shlex.split(str(error.value).partition("with python ")[2])
+    command = shlex.split(str(error.value).partition("with ")[2])[-2:]
     assert command[0].endswith("report.py") and run_files.expand(command[1:]) == runs
 
 
