@@ -56,6 +56,8 @@ def test_a_run_in_odd_surroundings_is_one_in_ordinary_ones(finished_run, tmp_pat
         LC_ALL="C",
         GIT_DIR="/nonexistent",
         COLUMNS="1",
+        TQDM_NCOLS="abc",
+        TQDM_DISABLE="maybe",
         **nowhere,
     )
     assert (result.returncode, result.stderr) == (0, "")
@@ -93,7 +95,7 @@ def test_too_little_memory_is_said_and_no_traceback(tmp_path, kilobytes):
     assert "memory" in result.stderr.lower() and "Traceback" not in result.stderr
 
 
-def test_a_file_system_without_fsync_of_directories_holds_a_run(finished_run, tmp_path):
+def test_a_file_system_without_fsync_of_directories_and_locks_holds_a_run(finished_run, tmp_path):
     """As CIFS, FUSE, VirtualBox and WSL mounts; several ways of saying so."""
     if not shutil.which("cc"):
         pytest.skip("needs a C compiler for a library that answers in place of the system")
@@ -104,6 +106,10 @@ def test_a_file_system_without_fsync_of_directories_holds_a_run(finished_run, tm
         #include <errno.h>
         #include <stdlib.h>
         #include <sys/stat.h>
+        int flock(int descriptor, int operation) {
+            errno = ENOSYS;
+            return -1;
+        }
         int fsync(int descriptor) {
             struct stat found;
             if (fstat(descriptor, &found) == 0 && S_ISDIR(found.st_mode)) {
@@ -125,6 +131,7 @@ def test_a_file_system_without_fsync_of_directories_holds_a_run(finished_run, tm
         quoted("python", "train.py", *TRAINING, "--run_dir", directory), LD_PRELOAD=str(library), FSYNC_ERRNO="22"
     )
     assert result.returncode == 0, result.stderr
+    assert "cannot be locked" in result.stdout
     assert rows_without_timings(directory) == rows_without_timings(finished_run[0])
 
 
@@ -186,6 +193,25 @@ def test_a_data_directory_that_is_none_is_called_what_it_is(tiny_cifar10, tmp_pa
         cifar10.load(str(tmp_path / named.replace("3.0.2", version)))
     expected = said if said in ("mkdir -p", "/proc/nonexistent") else f"--data_dir {tmp_path / said}"
     assert expected in str(error.value)
+
+
+def test_a_link_to_nothing_in_the_place_of_the_runs_is_named(tmp_path):
+    (tmp_path / "runs").symlink_to("/proc/nonexistent")
+    result = shell(quoted("timeout", 100, "python", ROOT / "train.py", *TINY_RUN), cwd=tmp_path)
+    assert result.returncode == 1
+    assert str(tmp_path / "runs") in result.stderr and "--run_dir" in result.stderr
+
+
+def test_a_run_whose_directory_is_taken_away_says_so(tmp_path):
+    directory = tmp_path / "run"
+    argv = [*TINY_RUN, "--epochs", "100000", "--checkpoint_every", "0.0001", "--run_dir", str(directory)]
+    command = [sys.executable, str(ROOT / "train.py"), *argv]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: checkpoints.last_step(directory), process)
+    directory.rename(tmp_path / "away")
+    stopped = ended(process)
+    assert stopped.returncode == 1 and "taken away" in stopped.stderr
+    assert not directory.exists()
 
 
 @pytest.mark.parametrize("flag", ["--run_dir", "--data_dir"])
