@@ -199,7 +199,7 @@ def test_a_link_to_nothing_in_the_place_of_the_runs_is_named(tmp_path):
     (tmp_path / "runs").symlink_to("/proc/nonexistent")
     result = shell(quoted("timeout", 100, "python", ROOT / "train.py", *TINY_RUN), cwd=tmp_path)
     assert result.returncode == 1
-    assert str(tmp_path / "runs") in result.stderr and "--run_dir" in result.stderr
+    assert "runs cannot be written" in result.stderr and "--run_dir" in result.stderr
 
 
 def test_a_run_whose_directory_is_taken_away_says_so(tmp_path):

@@ -267,7 +267,9 @@ def load_config(run_dir):
         return config
     except (FileNotFoundError, NotADirectoryError):
         if os.path.isdir(run_dir) and any(name != ".lock" for name in os.listdir(run_dir)):
-            below = sorted(str(found.parent) for found in Path(run_dir).rglob("config.json"))[:5]
+            below = sorted(
+                str(found.parent) for pattern in ("*", "*/*") for found in Path(run_dir).glob(f"{pattern}/config.json")
+            )[:5]
             other = f"name one of those below it: {', '.join(below)}" if below else "name the directory of one"
             raise UserError(f"{run_dir} holds no run: {other}") from None
         raise UserError(
