@@ -239,17 +239,15 @@ class MovingAverages:
             f"decay {decay}, start {self.start}: horizon {horizon:.4g} steps = {horizon / epoch_steps:.2g} epochs"
             for decay, horizon in horizons.items()
         ]
-        warming_up = [
-            decay for decay in self.decays if self.start == "warmup" and warmup_steps(float(decay)) > total_steps
-        ]
-        if len(warming_up) > 1:
+        warming = {decay: warmup_steps(float(decay)) for decay in self.decays if self.start == "warmup"}
+        alike = [decay for decay, steps in warming.items() if steps > total_steps / 2]
+        if len(alike) > 1:
             lines.append(
-                f"for {total_steps} steps warmup makes the averages of decays {', '.join(warming_up)} the same: use "
-                "--ema_start unbiased"
+                f"until step {min(total_steps, *map(warming.get, alike)):,} of {total_steps:,} warmup makes the "
+                f"averages of decays {', '.join(alike)} the same: use --ema_start unbiased"
             )
-        elif warming_up:
-            step = warmup_steps(float(warming_up[0]))
-            lines.append(f"until step {step:,} warmup makes the average of decay {warming_up[0]} a shorter one")
+        elif alike and warming[alike[0]] > total_steps:
+            lines.append(f"until step {warming[alike[0]]:,} warmup makes the average of decay {alike[0]} a shorter one")
         for decay in self.decays:
             if (share := self.initial_share(decay, total_steps)) > 0.01:
                 lines.append(

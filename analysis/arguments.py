@@ -34,12 +34,13 @@ def evaluate_parser():
     export.add_argument("--weights", choices=["raw", "ema"], default="ema", help="of the classifier")
     export.add_argument("--output", metavar="DIR", type=path, required=True, help="new directory to write")
 
-    predict = add("predict", "classify image files with the raw and the EMA weights, or with an exported classifier")
+    predict = add("predict", "classify image files by raw and EMA weights, or by an exported classifier")
     source = predict.add_mutually_exclusive_group(required=True)
     source.add_argument("--run_dir", metavar="DIR", type=path, help="of a run of train.py")
     source.add_argument("--model", metavar="DIR", type=path, help="written by evaluate.py export")
     predict.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
-    predict.add_argument("images", metavar="IMAGE", nargs="+", help="JPEG, PNG, GIF, BMP or WebP, or directory of such")
+    formats = "JPEG, PNG, GIF, BMP or WebP, or directory of such; of each the central square, scaled to 32 x 32"
+    predict.add_argument("images", metavar="IMAGE", nargs="+", help=formats)
     return parser
 
 

@@ -30,4 +30,4 @@ def choose(primary, validation):
     }
     if not means:
         return Choice(primary, "the primary average, as no images were held out with --validation_size")
-    return Choice(max(means, key=means.get), f"the best of {len(means)} on the validation images")
+    return Choice(max(means, key=means.get), f"the best of {len(means)} averages on the validation images")

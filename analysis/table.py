@@ -3,7 +3,6 @@
 import csv
 import json
 import sys
-import textwrap
 
 from analysis.run_files import predictions_of_step
 from analysis.run_network import RestoredRun
@@ -11,13 +10,13 @@ from analysis.statistics import compare
 from analysis.tables import Table, as_text
 from training.command import shown
 from training.labels import STATISTICS, Label
-from training.log import split_gains
+from training.log import split_gains, wrapped
 
 COLUMNS = ["", "accuracy", "95% interval", "loss", "ece", "fixed", "broken", "p-value"]
 EXPLANATION = (
     "ece: expected calibration error. fixed, broken: images that this classifier alone has right, and its baseline "
-    "alone. against: that baseline, the raw weights, with recomputed statistics for an EMA that has such. p-value: of "
-    "McNemar's exact test that fixed and broken are equally likely."
+    "alone: the raw weights, with recomputed statistics where it has such. p-value: of McNemar's exact test that fixed "
+    "and broken are equally likely."
 )
 
 
@@ -84,5 +83,4 @@ def _cells(label, row):
 
 def print_wrapped(*paragraphs):
     """Prints texts in lines of 80 columns; what cannot be broken, such as a path, may be longer."""
-    for text in paragraphs:
-        print(textwrap.fill(text, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
+    print(*(wrapped(text, others="  ") for text in paragraphs), sep="\n")

@@ -1,11 +1,18 @@
 """How every command begins and ends: what it imports, what TensorFlow's native code writes, and where it cannot run."""
 
+import contextlib
+import fcntl
+import os
+import pty
+import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 
 import pytest
-from support.commands import ROOT, TINY_RUN, assert_one_sentence, ended, wait_until
+from support.commands import CUT_OFF, ROOT, TINY_RUN, assert_one_sentence, ended, wait_until
 from support.files import read_rows
 
 COMMANDS = ("train.py", "evaluate.py", "report.py")
@@ -53,6 +60,28 @@ def test_an_ordinary_run_shows_none_and_does_not_need_its_reader(start, tmp_path
     assert process.wait(timeout=600) == 0
     assert len(read_rows(tmp_path / "run")) == 1
     assert (tmp_path / "run" / "summary.json").exists()
+
+
+def test_on_a_terminal_every_wait_has_a_name_in_80_columns(tmp_path):
+    """Loading, training and evaluating, in one line that is written over and over."""
+    ours, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    command = [sys.executable, "train.py", *TINY_RUN, "--epochs", "2", "--run_dir", tmp_path / "run"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=its, stderr=its, env=os.environ | CUT_OFF) as process:
+        os.close(its)
+        shown = b""
+        with contextlib.suppress(OSError):  # EIO: the process has closed the terminal
+            while part := os.read(ours, 4096):
+                shown += part
+    os.close(ours)
+    assert process.returncode == 0
+    states = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", shown.decode()))
+    assert states[0] == "loading TensorFlow ..."
+    bar = [state for state in states if "images/s" in state and "%|" in state]
+    assert any(state.startswith("training:") and "loss " in state for state in bar)
+    for number in (1, 2):
+        assert any(state.startswith(f"evaluating {number} of 2:") for state in bar)
+    assert max(len(state) for state in states if str(tmp_path) not in state) <= 80
 
 
 def test_an_ordinary_mistake_shows_none(run, tmp_path):

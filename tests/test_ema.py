@@ -280,6 +280,8 @@ def test_warmup_rules_up_to_the_step_that_the_log_names(decay):
         (["0.9998"], "warmup", 44_989, ["44,990"]),
         (["0.99", "0.998", "0.9995"], "warmup", 210, ["0.99, 0.998, 0.9995", "--ema_start unbiased"]),
         (["0.9", "0.998", "0.9995"], "warmup", 210, ["0.998, 0.9995", "--ema_start unbiased"]),
+        (["0.9", "0.98"], "warmup", 84, ["until step 80 of 84", "0.9, 0.98", "--ema_start unbiased"]),
+        (["0.9", "0.98"], "warmup", 160, ["until step 440", "0.98 a shorter one"]),  # 0.9 rules half of the run
     ],
 )
 def test_the_log_says_what_decays_mean_for_a_run(decays, start, steps, named):

@@ -80,6 +80,9 @@ def test_what_the_ending_says_adds_up_after_rounding(tmp_path):
     assert round(averaged - raw, 2) == gain == 7.70  # 7.69 by itself
     assert str(tmp_path / "a run") in done
     text = "\n".join(lines)
+    said = f"{text}\n{done}".replace(f"'{tmp_path}/a run'", str(tmp_path / "a run"))
+    said = said.replace(str(tmp_path / "a run"), "runs/20260101-120000").splitlines()
+    assert max(len(line) for line in said if "evaluate.py" not in line) <= 80
     assert "curves.png" in text
     for command in ("table", "export"):
         assert f"evaluate.py {command} --run_dir '{tmp_path}/a run'" in text
@@ -113,10 +116,13 @@ def test_the_log_of_a_run_explains_once_and_leads_on(forked, tmp_path):
     assert max(map(len, (line for line in result.stdout.splitlines() if str(tmp_path) not in line))) <= 80
 
 
-def test_an_evaluation_that_costs_much_is_said_to():
-    assert log.cost(1.0, 10.0, 1) is None
-    assert "--eval_every 3" in log.cost(5.0, 10.0, 1)
-    assert "--eval_every 5" in log.cost(5.0, 10.0, 2)
+@pytest.mark.parametrize(
+    ("seconds", "interval", "epochs", "fewer"),
+    [(1.0, 1, 20, None), (5.0, 1, 20, 3), (5.0, 2, 20, 5), (50.0, 1, 20, 20), (5.0, 1, 2, 2), (50.0, 2, 2, None)],
+)
+def test_an_evaluation_that_costs_much_is_said_to_where_there_can_be_fewer(seconds, interval, epochs, fewer):
+    text = log.cost(seconds, 10.0, interval, epochs)
+    assert text is None if fewer is None else f"--eval_every {fewer} " in text
 
 
 def test_the_data_are_described_in_lines_of_their_own():

@@ -77,7 +77,7 @@ def choose_precision(precision, device, network):
     if device.kind == "gpu":  # what has it in hardware gains by it
         return "bfloat16", ""
     ratio = bfloat16_speed(network)
-    return "bfloat16" if ratio >= CLEARLY_FASTER else "float32", f"bfloat16 {ratio:.2f}x as fast"
+    return "bfloat16" if ratio >= CLEARLY_FASTER else "float32", f"bfloat16 is {ratio:.2f}x as fast here"
 
 
 def bfloat16_speed(network):

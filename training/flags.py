@@ -54,16 +54,21 @@ share, positive = number(float, 0, 1), number(float, 0, above=True)
 
 EXAMPLES = """
 examples:
-  python train.py                                       the guide: CIFAR-10, 20 epochs, decay 0.998
-  python train.py --ema_start warmup --ema_batch_stats recomputed       what is recommended
-  python train.py --dataset synthetic --width 0.25 --epochs 6           without a download
-  python train.py --ema_decay 0.998 0.99 0.9995 --ema_start unbiased    several averages in one run
-  python train.py --resume --run_dir RUN --epochs 30                    10 epochs more
+  the guide: CIFAR-10, 20 epochs, decay 0.998
+    python train.py
+  what is recommended
+    python train.py --ema_start warmup --ema_batch_stats recomputed
+  without a download
+    python train.py --dataset synthetic --width 0.25 --epochs 6
+  several averages in one run
+    python train.py --ema_decay 0.998 0.99 0.9995 --ema_start unbiased
+  10 epochs more
+    python train.py --resume --run_dir RUN --epochs 30
 """
 
 
 class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows every default but those that say nothing."""
+    """Shows every default but those that say nothing; keeps the lines of descriptions as they are."""
 
     def _get_help_string(self, action):
         if action.default is None or action.default is False or action.default is argparse.SUPPRESS:
@@ -87,7 +92,7 @@ class Parser(argparse.ArgumentParser):
 def build_parser():
     parser = Parser(
         prog="train.py",
-        description="Train a CIFAR-10 classifier and compare its raw weights with their exponential moving average.",
+        description="Train a CIFAR-10 classifier; compare its raw weights with their moving average.",
         formatter_class=Formatter,
         allow_abbrev=False,
         epilog=EXAMPLES,

@@ -33,10 +33,15 @@ def send_log_to(path):
     log.handlers[:] = handlers
 
 
+def wrapped(text, first="", others="    "):
+    """`text` in lines of at most NARROW columns, by their indents; words, and so paths, stay whole."""
+    indents = {"initial_indent": first, "subsequent_indent": others}
+    return textwrap.fill(text, NARROW, **indents, break_long_words=False, break_on_hyphens=False)
+
+
 def field(name, text):
-    """`text` behind its name, in lines of at most NARROW columns; words, and so paths, stay whole."""
-    indent = {"initial_indent": f"{name:<11}", "subsequent_indent": " " * 11}
-    return textwrap.fill(text, NARROW, **indent, break_long_words=False, break_on_hyphens=False)
+    """`text` behind its name."""
+    return wrapped(text, f"{name:<11}", " " * 11)
 
 
 def preamble(settings, source, graph, where):
@@ -211,23 +216,24 @@ def why_behind(primary, initial_share):
         reasons.append(f"{initial_share:.0%} of it is still the initial weights (--ema_start warmup mends that)")
     if primary.statistics == "raw":
         reasons.append("its batch statistics are the raw network's (--ema_batch_stats recomputed)")
-    reasons = reasons or ["it lags behind weights that still learn fast (a smaller --ema_decay lags less)"]
-    text = f"{primary.weights_in_words} is behind: {', and '.join(reasons)}"
-    return textwrap.fill(text, NARROW, subsequent_indent="    ", break_on_hyphens=False)
+    if not reasons:
+        reasons = ["perhaps it lags, as the weights improve fast (a smaller --ema_decay lags less), or by chance"]
+    return wrapped(f"{primary.weights_in_words} is behind: {', and '.join(reasons)}")
 
 
-def cost(evaluation_seconds, training_seconds, epochs):
-    """What an evaluation costs and how to have fewer; None where it costs little.
+def cost(evaluation_seconds, training_seconds, interval, epochs):
+    """What the first evaluation cost and how to have fewer; None where it cost little, or there cannot be fewer.
 
     Args:
-      evaluation_seconds, training_seconds: of the evaluation, and of the training since the one before.
-      epochs: between two evaluations.
+      evaluation_seconds, training_seconds: of the evaluation, and of the training before it.
+      interval: epochs between two evaluations.
+      epochs: of the whole run.
     """
     share = evaluation_seconds / training_seconds
-    if share <= COSTLY:
+    fewer = min(math.ceil(interval * share / COSTLY), epochs)
+    if share <= COSTLY or fewer == interval:
         return None
-    fewer = math.ceil(epochs * share / COSTLY)
-    took = f"an evaluation took {evaluation_seconds:.1f} s, {share:.0%} of the training time"
+    took = f"this evaluation took {evaluation_seconds:.1f} s, its training {training_seconds:.1f} s"
     return f"{took}: --eval_every {fewer} has fewer"
 
 
@@ -238,8 +244,8 @@ def cost(evaluation_seconds, training_seconds, epochs):
 def ending(summary, primary, path):
     """The last lines of the log."""
     accuracy = {Label.parse(text): value for text, value in summary["classifiers"].items()}
-    lines = split_gains(summary["classifiers"]) if len(accuracy) > 2 else []
-    statistics = "" if primary.baseline == RAW else f", {primary.statistics} statistics"
+    lines = map(wrapped, split_gains(summary["classifiers"])) if len(accuracy) > 2 else []
+    statistics = "" if primary.baseline == RAW else f", {primary.statistics}"
     raw, ema = points(accuracy[primary.baseline]), points(accuracy[primary])
     name, where = primary.weights_in_words, shlex.quote(shown(path))
     return [
@@ -247,7 +253,7 @@ def ending(summary, primary, path):
         f"curves:  {shown(path / 'curves.png')}",
         f"compare: {script('evaluate')} table --run_dir {where}",
         f"export:  {script('evaluate')} export --run_dir {where} --output model",
-        f"done: raw {raw:.2f}%, {name} {ema:.2f}% ({ema - raw:+.2f}){statistics}, all in {shown(path)}",
+        f"done: raw {raw:.2f}%, {name} {ema:.2f}% ({ema - raw:+.2f}){statistics}, in {shown(path)}",
     ]
 
 
@@ -270,7 +276,7 @@ def split_gains(accuracy):
         whole, step = points(value, accuracy["raw"]), points(value, accuracy[str(reference)])
         weights, stats = (step, whole - step) if recomputed else (whole - step, step)
         lines.append(
-            f"{label.weights_in_words}, {STATISTICS[label.statistics]}: {whole:+.2f} over raw = {weights:+.2f} weights "
-            f"{stats:+.2f} batch statistics"
+            f"{label.words}: {whole:+.2f} over raw weights with the raw network's = {weights:+.2f} by the weights, "
+            f"{stats:+.2f} by the batch statistics"
         )
     return lines

@@ -150,7 +150,7 @@ class Trainer:
             )
         if len(rows) == 1 and self.step < settings.total_steps:
             seconds = sum(rows[0]["evaluation_seconds"].values())
-            lines += filter(None, [cost(seconds, self.training_seconds, settings.eval_every)])
+            lines += filter(None, [cost(seconds, self.training_seconds, settings.eval_every, settings.epochs)])
         return lines
 
     def evaluate(self, progress):
