@@ -7,6 +7,9 @@ python evaluate.py predict --run_dir runs/20260101-120000 cat.jpg photos   # raw
 """
 
 if __name__ == "__main__":
+    import sys
+
+    sys.path.insert(0, __file__.rpartition("/")[0])  # which PYTHONSAFEPATH keeps out
     from analysis import arguments
     from training import command
 

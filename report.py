@@ -8,6 +8,9 @@ by seed. Writes report.html, which holds everything, and beside it each figure a
 """
 
 if __name__ == "__main__":
+    import sys
+
+    sys.path.insert(0, __file__.rpartition("/")[0])  # which PYTHONSAFEPATH keeps out
     from analysis import arguments
     from training import command
 

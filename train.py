@@ -14,6 +14,9 @@ between step and average; in four lines:
 """
 
 if __name__ == "__main__":
+    import sys
+
+    sys.path.insert(0, __file__.rpartition("/")[0])  # which PYTHONSAFEPATH keeps out
     from training import command, flags
 
     command.run("train", flags.parse)  # answers --help at once; then imports this file as a module and calls its `main`

@@ -72,6 +72,8 @@ def check_output(output):
     if not output.parent.is_dir():
         create = f"mkdir -p {shlex.quote(str(output.parent))}"
         raise UserError(f"{output.parent} is not a directory: create it ({create}) or choose another --output")
+    if not os.access(output.parent, os.W_OK | os.X_OK):
+        raise UserError(f"{output.parent} cannot be written: get access or choose another --output")
 
 
 def save_model(run, directory):

@@ -56,6 +56,7 @@ def test_a_run_in_odd_surroundings_is_one_in_ordinary_ones(finished_run, tmp_pat
         LC_ALL="C",
         GIT_DIR="/nonexistent",
         COLUMNS="1",
+        PYTHONSAFEPATH="1",
         TQDM_NCOLS="abc",
         TQDM_DISABLE="maybe",
         **nowhere,
