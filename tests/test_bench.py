@@ -209,12 +209,3 @@ def test_a_budget_that_is_too_small_measures_nothing(tmp_path):
     process = run("bench.py", "--budget", 1, "--only", "tf1-habit", "--output", tmp_path / "bench.json")
     assert process.returncode == 1 and "nothing was measured" in process.stderr
     assert not (tmp_path / "bench.json").exists()
-
-
-@pytest.mark.slow
-def test_the_profile_of_a_step_is_by_kind_of_operation():
-    process = run("step_profile.py", "--width=0.05", "--batch_size=8", "--train_size=64")
-    rows = [line.split() for line in process.stdout.splitlines()[2:]]
-    shares = {kind: float(share.rstrip("%")) for kind, _, share in rows}
-    assert {"Conv2D", "Conv2DBackpropFilter", "Conv2DBackpropInput"} <= shares.keys()
-    assert shares.pop("all") == 100 == pytest.approx(sum(shares.values()), abs=3)
