@@ -257,6 +257,7 @@ def map_images(function, images, batch_size):
         size = min(batch_size, end - first)
         batches = math.ceil((end - first) / size)
 
+        @tf.autograph.experimental.do_not_convert  # nothing to convert, in half a second
         def batch(index):
             # The last batch repeats the last image instead of being short: shapes stay static, the surplus is cut off.
             numbers = index * size + tf.range(first, first + size, dtype=tf.int64)

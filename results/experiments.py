@@ -33,8 +33,8 @@ EXPERIMENTS = {  # and what they show
     "float32": "constant rate",
     "noise": "40% wrong labels",
     "noise_cooldown": "40% wrong labels, annealed",
-    "augment": "augmentation",
-    "augment_cooldown": "augmentation, annealed",
+    "augment": "augmentation, 40 epochs",
+    "augment_cooldown": "augmentation, 40 epochs, annealed",
     "length": "the guide's 256 epochs",
     "starts": "starts and batch statistics, first epochs",
 }

@@ -92,7 +92,7 @@ def headline(results):
     gain, flips = row["fixed"] - row["broken"], row["fixed"] + row["broken"]
     half = 1.96 * (flips - gain**2 / 10_000) ** 0.5  # Wald's, of matched pairs, in images of 10,000
     body = [[named("guide", guide), *compared(guide, label)[:2], with_interval(gain / 100, half / 100, "+")]]
-    for experiment in ("gain", "cooldown", "noise", "augment", "noise_cooldown"):
+    for experiment in ("gain", "cooldown", "noise", "augment", "augment_cooldown"):
         if runs := read(results, experiment):
             body.append([named(experiment, runs), *compared(runs)])
     return Table("", ["setting", *COMPARED], body)
