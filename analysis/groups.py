@@ -5,11 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis.choice import choose
 from analysis.run_files import read_predictions
 from training.command import UserError
 from training.flags import MAY_CHANGE, build_parser
-from training.labels import baseline_of, primary
+from training.labels import baseline_of, choose, primary
 
 # What a resumption may change, and the seed; but for what may be changed and shapes the numbers that come after.
 NOT_SHAPING = (MAY_CHANGE | {"seed"}) - {"epochs", "lr_cooldown", "strategy", "devices"}
@@ -23,7 +22,7 @@ class Group(NamedTuple):
     runs: list  # of FinishedRun
     epochs: list  # ascending
     curves: dict  # text of a label to accuracy on the test images [S, E], fractions
-    average: str  # text of the label of the average that tables and figures are about, and `reason`: of analysis.choice
+    average: str  # text of the label of the average that tables and figures are about, and `reason`: of `choose`
     reason: str
     against: str  # label of its fair baseline
 

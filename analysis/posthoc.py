@@ -6,14 +6,13 @@ to a good approximation, a linear combination of them; least squares finds it, w
 
 import numpy as np
 
-from analysis.choice import choose
 from analysis.run_files import DAMAGE, one_run
 from analysis.run_network import RestoredRun
 from analysis.table import print_wrapped
 from ema import power_gamma
 from training.command import UserError, shown
 from training.files import write_json, write_whole
-from training.labels import RAW, RAW_RECOMPUTED
+from training.labels import RAW, RAW_RECOMPUTED, choose
 from training.records import new_axes, rendered, with_legend
 
 MAX_RESIDUAL = 0.05  # of the norm of a profile: what is further from it is an average of another shape

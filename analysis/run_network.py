@@ -7,13 +7,12 @@ import tensorflow.compat.v1 as tf
 
 import data
 import ema
-from analysis.choice import choose
 from analysis.run_files import one_run
 from model import classifier
 from training import checkpoints, device
 from training.command import UserError
 from training.flags import load_config, load_flags, load_precision
-from training.labels import Label, primary
+from training.labels import Label, choose, primary
 from training.settings import labels_of
 
 BATCH = 500  # images: what fits every machine, and what training evaluates with
@@ -88,7 +87,7 @@ class RestoredRun:
         return f"after step {step}, epoch {epoch:.4g} of {epochs}{' (unfinished)' if epoch < epochs else ''}"
 
     def choose(self, weights="ema", decay=None, policy=None):
-        """The classifier that is asked for, what is left open as of the average that analysis.choice chooses.
+        """The classifier that is asked for, what is left open as of the average that `labels.choose` chooses.
 
         Returns:
           (Label, why that one: a phrase).
@@ -105,8 +104,10 @@ class RestoredRun:
         else:
             label = Label("ema", decay or chosen.decay, policy or chosen.statistics)
         if label not in self.labels:
-            known = ", ".join(map(str, self.labels))
-            raise UserError(f"{self.path} holds no {label}, but {known}: choose one of these", 2)
+            flag, known = "--batch_stats", {one.statistics: None for one in self.labels}
+            if label.decay and label.decay not in self.flags.ema_decay:
+                flag, known = "--decay", self.flags.ema_decay
+            raise UserError(f"{self.path} holds no {label.words}: choose {flag} from {', '.join(known)}", 2)
         return label, reason if label == chosen else f"asked for in the place of {chosen.words}"
 
     @functools.cached_property

@@ -19,11 +19,10 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from analysis.choice import choose  # noqa: E402
 from analysis.run_files import read_run  # noqa: E402
 from analysis.tables import Table, as_markdown, over_seeds, shown, with_interval  # noqa: E402
 from results.experiments import EXPERIMENTS, kept  # noqa: E402
-from training.labels import Label  # noqa: E402
+from training.labels import Label, choose  # noqa: E402
 
 CONSTANTS = {  # where they come from, and the numbers
     "requirements.txt": "3.10 3.13",

@@ -100,10 +100,30 @@ def test_what_the_ending_says_adds_up_after_rounding(tmp_path):
 def test_an_average_that_is_behind_is_explained_with_the_flag_that_mends_it(start, policy, updates, named):
     with tf.Graph().as_default():
         share = ema.MovingAverages(["0.998"], start).initial_share("0.998", updates)
-    text = log.why_behind(Label("ema", "0.998", policy), share)
+    accuracy = {"raw": 0.5, "raw/recomputed": 0.5, f"ema/0.998/{policy}": 0.4}
+    text = log.why_behind(Label("ema", "0.998", policy), accuracy, share)
     assert max(map(len, text.splitlines())) <= 80
     for flag in ("21%", "--ema_start warmup", "--ema_batch_stats recomputed", "--ema_decay"):
         assert (flag in text) == (flag in named)
+
+
+def test_an_average_is_not_blamed_for_what_the_run_has_or_shows():
+    primary, accuracy = Label("ema", "0.9", "raw"), {"raw": 0.5, "raw/recomputed": 0.6, "ema/0.9/raw": 0.4}
+    ahead = log.why_behind(primary, accuracy | {"ema/0.9/recomputed": 0.7}, 0.0)
+    assert "raw network's" in ahead and "ahead" in ahead and "--ema_batch_stats" not in ahead
+    behind = log.why_behind(primary, accuracy | {"ema/0.9/recomputed": 0.5}, 0.0)
+    assert "--ema_decay" in behind and "--ema_batch_stats" not in behind
+    assert log.why_behind(primary, accuracy | {"ema/0.9/raw": 0.5}, 0.5) is None
+
+
+def test_the_ending_names_the_average_that_is_best_on_the_images_held_out(tmp_path):
+    accuracy = {"raw": 0.5, "raw/recomputed": 0.6, "ema/0.9/raw": 0.4, "ema/0.9/recomputed": 0.65}
+    validation = {"raw": 0.9, "raw/recomputed": 0.9, "ema/0.9/raw": 0.4, "ema/0.9/recomputed": 0.55}
+    summary = row_of([]) | {"classifiers": accuracy, "validation": validation, "gain": -0.1, "baseline": "raw"}
+    text = "\n".join(log.ending(summary, Label("ema", "0.9"), tmp_path))
+    chosen = " ".join(text[text.index("chosen:") : text.index("curves:")].split())
+    assert chosen.startswith("chosen: EMA 0.9, recomputed statistics, ")
+    assert re.findall(r"[-+0-9.]+(?=%|\))", chosen) == ["55.00", "65.00", "+5.00"]
 
 
 def test_the_log_of_a_run_explains_once_and_leads_on(forked, tmp_path):

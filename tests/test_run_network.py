@@ -99,8 +99,8 @@ def test_best_average_on_the_validation_images_but_for_what_is_asked_for(restore
 
 def test_classifier_that_is_not_there_is_a_usage_error(restored):
     for flags, sentence in (
-        ({"decay": "0.7"}, "holds no ema/0.7/averaged, but raw, "),
-        ({"decay": "0"}, "holds no ema/0/averaged, but raw, "),
+        ({"decay": "0.7"}, "holds no EMA 0.7, averaged statistics: choose --decay from 0.90, 0.80"),
+        ({"decay": "0"}, "holds no EMA 0, averaged statistics: choose --decay from 0.90, 0.80"),
         ({"weights": "raw", "decay": "0.90"}, "--decay"),
         ({"weights": "raw", "policy": "averaged"}, "--batch_stats"),
     ):

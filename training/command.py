@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import importlib
+import logging
 import os
 import shlex
 import shutil
@@ -80,14 +81,17 @@ def mend_surroundings():
         del os.environ[name]
 
 
-def import_main(name, loads):
-    """main of module `name`; says on a terminal that this takes a moment, until it is done.
-
-    The handlers of TensorFlow's Python log are made here, and keep the stream that is held back.
-    """
-    waiting = f"loading {loads} ..."
+def show_status(text):
+    """Shows on a terminal what takes a moment now, in a line that the next output writes over; "" clears it."""
     if sys.stderr.isatty():
-        print(waiting, end="\r", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):
+            print(f"\r\x1b[K{text}", end="\r", file=sys.stderr, flush=True)
+
+
+def import_main(name, loads):
+    """main of module `name`."""
+    show_status(f"loading {loads} ...")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it tells users of what this program calls
     try:
         with contextlib.redirect_stderr(sys.__stderr__):
             return importlib.import_module(name).main
@@ -102,8 +106,7 @@ def import_main(name, loads):
             "unlimited), or install requirements.txt anew"
         ) from None
     finally:
-        if sys.stderr.isatty():
-            print(" " * len(waiting), end="\r", file=sys.stderr, flush=True)
+        show_status("")
 
 
 def or_exit(function, *args):
@@ -150,6 +153,7 @@ def end_at_once(sentence, status):
 
 def say(sentence):
     """Says the sentence, if there is one, and that native messages need not be shown."""
+    show_status("")
     if sentence:
         with contextlib.suppress(OSError):
             print(f"{Path(sys.argv[0]).name}: {in_one_line(sentence)}", file=terminal or sys.stderr, flush=True)

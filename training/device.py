@@ -10,7 +10,7 @@ from typing import NamedTuple
 import tensorflow as tf2
 import tensorflow.compat.v1 as tf
 
-from training.command import UserError
+from training.command import UserError, show_status
 
 CLEARLY_FASTER = 1.1  # below that, bfloat16 is not worth its coarseness
 TIMED_IMAGES = 8  # a batch of 64 tells the same, in eight times the time
@@ -76,7 +76,9 @@ def choose_precision(precision, device, network):
         return "float32", ""
     if device.kind == "gpu":  # what has it in hardware gains by it
         return "bfloat16", ""
+    show_status("timing float32 and bfloat16 ...")
     ratio = bfloat16_speed(network)
+    show_status("building the graph ...")
     return "bfloat16" if ratio >= CLEARLY_FASTER else "float32", f"bfloat16 is {ratio:.2f}x as fast here"
 
 

@@ -1,5 +1,6 @@
-"""The name of a test classifier: whose weights, which decay, which batch statistics."""
+"""The name of a test classifier: whose weights, which decay, which batch statistics; and which average to use."""
 
+from statistics import fmean
 from typing import NamedTuple
 
 STATISTICS = {"raw": "raw network's", "averaged": "averaged", "recomputed": "recomputed"}  # in texts for people
@@ -96,3 +97,31 @@ def baseline_of(label, labels):
     if fair is None:
         return None
     return str(fair) if str(fair) in labels else str(RAW)
+
+
+class Choice(NamedTuple):
+    label: str
+    reason: str  # why that one, a phrase
+
+
+def choose(primary, validation):
+    """Chooses a classifier of averaged weights without a look at the test images.
+
+    Args:
+      primary: text of the label of the primary average.
+      validation: one dict for each run, text of a label to accuracy on the images held out with --validation_size;
+        empty where none were. Labels that begin with "raw" are of no average.
+
+    Returns:
+      The Choice of the average with the best mean over the runs, the first named where several are best; of the primary
+      one where a run held out no images.
+    """
+    first = validation[0] if validation else {}
+    means = {
+        label: fmean(accuracies[label] for accuracies in validation)
+        for label in first
+        if not label.startswith("raw") and all(label in accuracies for accuracies in validation)
+    }
+    if not means:
+        return Choice(primary, "the primary average, as no images were held out with --validation_size")
+    return Choice(max(means, key=means.get), f"the best of {len(means)} averages on the validation images")

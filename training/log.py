@@ -13,7 +13,7 @@ import tqdm
 import tqdm.contrib.logging
 
 from training.command import script, shown
-from training.labels import RAW, STATISTICS, Label
+from training.labels import RAW, STATISTICS, Label, choose
 
 NARROW = 80  # columns; what a default run says is no wider
 WIDTH = 120  # nothing is wider
@@ -86,14 +86,16 @@ class Progress:
     def __init__(self, settings, step, shown=True, clock=time.monotonic, say=log.info):
         self.settings, self.step, self.clock, self.say = settings, step, clock, say
         self.bar = tqdm.tqdm(
+            desc="training",
             total=settings.total_steps * settings.batch_size,
             initial=step * settings.batch_size,
             unit=" images",
             unit_scale=True,
             dynamic_ncols=True,
+            leave=False,  # its numbers are not those of the log
             disable=not (shown and sys.stderr.isatty()),
         )
-        self.started, self.first_step = clock(), step
+        self.started, self.first_step, self.paused = clock(), step, False
         self.said_at, self.losses, self.steps = self.started, 0.0, 0  # since the last line
 
     def __enter__(self):
@@ -112,7 +114,9 @@ class Progress:
         if math.isfinite(loss):  # it is not where no step was
             self.losses, self.steps = self.losses + steps * loss, self.steps + steps
         with contextlib.suppress(OSError):  # a terminal that was closed must not end the run before it is saved
-            self.bar.set_description("training", refresh=False)
+            if self.paused:  # by an evaluation, whose time is not training's
+                self.paused, self.bar.bar_format = False, None
+                self.bar.unpause()
             self.bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
             self.bar.update(steps * self.settings.batch_size)
         self.say_once_a_minute(self.line)
@@ -120,7 +124,8 @@ class Progress:
     def evaluating(self, number, count):
         """Classifier `number` of `count` is being evaluated."""
         with contextlib.suppress(OSError):
-            self.bar.set_description(f"evaluating {number} of {count}")
+            self.paused, self.bar.bar_format = True, f"evaluating {number} of {count}"
+            self.bar.refresh()
         self.say_once_a_minute(lambda: f"step {self.step}: evaluating {number} of {count}")
 
     def say_once_a_minute(self, line):
@@ -204,18 +209,24 @@ def grid(accuracy):
     return lines
 
 
-def why_behind(primary, initial_share):
-    """Why an average may be behind its baseline, and which flag mends it: one sentence, wrapped.
+def why_behind(primary, accuracy, initial_share):
+    """Why an average is behind its baseline, and which flag mends it: one sentence, wrapped; None where it is not.
 
     Args:
       primary: its Label.
+      accuracy: text of the label of every classifier to its accuracy.
       initial_share: the share of the initial weights in it now.
     """
+    if accuracy[str(primary)] >= accuracy[str(primary.baseline)]:
+        return None
     reasons = []
     if initial_share >= 0.01:
         reasons.append(f"{initial_share:.0%} of it is still the initial weights (--ema_start warmup mends that)")
-    if primary.statistics == "raw":
+    fair = primary._replace(statistics="recomputed")
+    if primary.statistics == "raw" and str(fair) not in accuracy:
         reasons.append("its batch statistics are the raw network's (--ema_batch_stats recomputed)")
+    elif primary.statistics == "raw" and accuracy[str(fair)] >= accuracy[str(fair.baseline)]:
+        reasons.append("its batch statistics are the raw network's: with recomputed ones it is ahead")
     if not reasons:
         reasons = ["perhaps it lags, as the weights improve fast (a smaller --ema_decay lags less), or by chance"]
     return wrapped(f"{primary.weights_in_words} is behind: {', and '.join(reasons)}")
@@ -248,6 +259,8 @@ def ending(summary, primary, path):
     statistics = "" if primary.baseline == RAW else f", {primary.statistics}"
     raw, ema = points(accuracy[primary.baseline]), points(accuracy[primary])
     name, where = primary.weights_in_words, shlex.quote(shown(path))
+    if "validation" in summary:
+        lines = [*lines, wrapped(what_is_chosen(summary, primary), others=" " * 9)]
     return [
         *lines,
         f"curves:  {shown(path / 'curves.png')}",
@@ -255,6 +268,15 @@ def ending(summary, primary, path):
         f"export:  {script('evaluate')} export --run_dir {where} --output model",
         f"done: raw {raw:.2f}%, {name} {ema:.2f}% ({ema - raw:+.2f}){statistics}, in {shown(path)}",
     ]
+
+
+def what_is_chosen(summary, primary):
+    """The average that is best on the validation images, in words, with its test accuracy and gain."""
+    label, reason = choose(str(primary), [summary["validation"]])
+    accuracy, chosen = summary["classifiers"], Label.parse(label)
+    gain = points(accuracy[label], accuracy[str(chosen.baseline)])
+    found = f"{points(accuracy[label]):.2f}% ({gain:+.2f})"
+    return f"chosen:  {chosen.words}, {reason} ({points(summary['validation'][label]):.2f}%): test {found}"
 
 
 def split_gains(accuracy):

@@ -14,7 +14,7 @@ import textwrap
 import time
 
 from training.files import naming, write_whole
-from training.labels import Label, baseline_of, primary
+from training.labels import Label, baseline_of, choose, primary
 from training.log import log
 
 # Okabe & Ito's palette, which colour-blind readers can tell apart too. Line styles tell curves apart as well.
@@ -115,9 +115,9 @@ class Events:
 
 
 def draw_curves(path, rows):
-    """Draws curves.png: test accuracy over epochs of the raw weights, the primary average and its fair baseline."""
+    """Draws curves.png: test accuracy over epochs of the raw weights, the average chosen and its fair baseline."""
     epochs, labels = [row["epoch"] for row in rows], rows[-1]["classifiers"]
-    average = primary(labels)
+    average = choose(primary(labels), [rows[-1].get("validation", {})]).label
 
     def draw():
         axes = new_axes("epoch", "test accuracy (%)")

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from training import checkpoints
-from training.command import REMEDIES, SIGNALS, UserError, shown
+from training.command import REMEDIES, SIGNALS, UserError, show_status, shown
 from training.files import write_arrays, write_json
 from training.log import Progress, cost, ending, evaluation, log, parameters, preamble, why_behind
 from training.loop import MAX_SKIPPED
@@ -68,6 +68,7 @@ class Trainer:
 
     def run(self):
         settings = self.settings
+        show_status("")
         resumed = f", resumed at step {self.step}" if self.directory.resume else ""
         for line in preamble(settings, self.dataset.source, self.graph, f"{shown(self.directory.path)}{resumed}"):
             log.info(line)
@@ -140,14 +141,10 @@ class Trainer:
 
     def advice(self):
         """Lines for the log after the first evaluation, and after the first that finds the average behind."""
-        settings, rows = self.settings, self.records.rows
-        primary, baseline = str(settings.primary), str(settings.primary.baseline)
-        behind = [row["classifiers"][primary] < row["classifiers"][baseline] for row in rows]
-        lines = []
-        if behind[-1] and behind.count(True) == 1:
-            lines.append(
-                why_behind(settings.primary, self.graph.averages.initial_share(settings.primary.decay, self.step))
-            )
+        settings, rows, primary = self.settings, self.records.rows, self.settings.primary
+        share = self.graph.averages.initial_share(primary.decay, self.step)
+        *before, behind = (why_behind(primary, row["classifiers"], share) for row in rows)
+        lines = [behind] if behind and not any(before) else []
         if len(rows) == 1 and self.step < settings.total_steps:
             seconds = sum(rows[0]["evaluation_seconds"].values())
             lines += filter(None, [cost(seconds, self.training_seconds, settings.eval_every, settings.epochs)])
