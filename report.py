@@ -22,6 +22,7 @@ from pathlib import Path
 
 from analysis import annealing, figures, groups, page, run_files, tables
 from training.command import UserError
+from training.files import write_whole
 
 FIGURE = re.compile(r"(\d+-)?(accuracy|gain|horizon|annealing)\.(png|svg)")
 
@@ -37,13 +38,13 @@ def main(arguments):
     compared = [annealing.compare(pair) for pair in pairs]
     over_groups = [figure for each in numbered(pairs) for figure in annealing.draw(*each)]
     sections = [section(*each, arguments.data_dir) for each in numbered(found)]
-    output = open_output(Path(arguments.output))
-    for figure in over_groups + [figure for one in sections for figure in one.figures]:
-        (output / f"{figure.name}.png").write_bytes(figure.png)
-        (output / f"{figure.name}.svg").write_bytes(figure.svg)
-    (output / "report.html").write_text(page.page(sections, compared, over_groups), encoding="utf-8")
     content = {"groups": list(map(as_json, sections)), "annealing": [table._asdict() for table in compared]}
-    (output / "report.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    html = page.page(sections, compared, over_groups).encode("utf-8", "backslashreplace")  # of paths that are none
+    files = {"report.html": html, "report.json": f"{json.dumps(content, indent=2)}\n".encode()}
+    for figure in over_groups + [figure for one in sections for figure in one.figures]:
+        files |= {f"{figure.name}.png": figure.png, f"{figure.name}.svg": figure.svg}
+    output = Path(arguments.output)
+    write(output, files)
     for group, notes, shown, _, images, *_ in sections:
         print(group.title, *notes, *map(tables.as_text, shown), images.sentence, "", sep="\n\n")
     print(*map(tables.as_text, compared), f"report: {output / 'report.html'}", sep="\n\n")
@@ -79,13 +80,15 @@ def as_json(section):
     return numbers | {"seeds": group.seeds, "accuracy": accuracy} | shown
 
 
-def open_output(output):
-    """Makes a directory where it is missing, and deletes the figures of an earlier report, which may have had more."""
+def write(output, files):
+    """Writes files, name to bytes, each whole, and deletes figures of an earlier report, which may have had more."""
     try:
         output.mkdir(parents=True, exist_ok=True)
-        for file in output.iterdir() if (output / "report.json").exists() else ():
-            if FIGURE.fullmatch(file.name):
-                file.unlink()
     except OSError as error:
         raise UserError(f"{output} cannot be written ({error.strerror}): choose another --output") from None
-    return output
+    earlier = list(output.iterdir()) if (output / "report.json").exists() else []
+    for name, content in files.items():
+        write_whole(output / name, content)
+    for file in earlier:
+        if FIGURE.fullmatch(file.name) and file.name not in files:
+            file.unlink()

@@ -1,5 +1,7 @@
 """The command lines of evaluate.py and report.py. Pure Python, as training.flags."""
 
+import argparse
+
 from training.flags import Formatter, Parser, decay, path, width
 
 
@@ -40,8 +42,15 @@ def evaluate_parser():
     source.add_argument("--model", metavar="DIR", type=path, help="written by evaluate.py export")
     predict.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     formats = "JPEG, PNG, GIF, BMP or WebP, or directory of such; of each the central square, scaled to 32 x 32"
-    predict.add_argument("images", metavar="IMAGE", nargs="+", help=formats)
+    predict.add_argument("images", metavar="IMAGE", type=name_of_file, nargs="+", help=formats)
     return parser
+
+
+def name_of_file(text):
+    """A name in any encoding; an empty one, of a shell's variable that is not set, would be the whole directory."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty name is no file")
+    return text
 
 
 def report_parser():

@@ -25,6 +25,7 @@ from analysis.table import print_wrapped
 from training.checkpoints import inside
 from training.command import SIGNALS, UserError, graceful, shown
 from training.files import naming, sha256, write_arrays, write_json
+from training.labels import Label
 from training.run_directory import versions
 
 # Of a probability. The exported graph computes what the run's does, in the same precision, but other shapes may take
@@ -38,7 +39,7 @@ import numpy as np
 import tensorflow as tf
 
 classify = tf.saved_model.load(".").signatures["serving_default"]
-images = np.load(sys.argv[1] + "/images.npy")
+images = np.load(sys.argv[1] + "/images.npz")["images"]
 parts = [classify(images=tf.constant(images[i : i + 500])) for i in range(0, len(images), 500)]
 kinds = {"probabilities": "f4", "class_ids": "i8", "class_names": "S"}
 answers = {name: np.concatenate([part[name].numpy() for part in parts]).astype(kind) for name, kind in kinds.items()}
@@ -67,6 +68,10 @@ def check_output(output):
     empty = output.is_dir() and not any(output.iterdir()) and not output.samefile(".")
     if output.is_symlink() or (output.exists() and not empty):
         raise UserError(f"{output} exists already: choose another --output")
+    if os.path.ismount(output):
+        raise UserError(
+            f"{output} is a mount point: choose a directory in it, --output {shlex.quote(f'{output}/model')}"
+        )
     if output.parent.exists() and not output.parent.is_dir():
         raise UserError(f"{output.parent} is a file: choose another --output")
     if not output.parent.is_dir():
@@ -134,8 +139,8 @@ def write(run, label, output, save=save_model):
 
 def reload(directory, images):
     """The answers of a SavedModel, by output name, from a process that imports TensorFlow and NumPy only."""
-    with tempfile.TemporaryDirectory() as scratch:
-        np.save(f"{scratch}/images.npy", images)
+    with tempfile.TemporaryDirectory(dir=directory) as scratch:  # where there has to be room
+        write_arrays(Path(scratch) / "images.npz", {"images": images})
         result = subprocess.run(
             [sys.executable, "-c", RELOAD, scratch],
             cwd=directory,  # away from this project's modules
@@ -179,9 +184,9 @@ def read_manifest(directory):
     """The manifest of an exported classifier; a UserError where its files are not all as they were written."""
     try:
         manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
-        whole = {"classifier", "classes", "made"} <= manifest.keys() and manifest["sha256"].items() <= digests(
-            directory
-        ).items()
+        Label.parse(manifest["classifier"])
+        names = len(manifest["classes"]) == len(data.CLASSES) and all(isinstance(it, str) for it in manifest["classes"])
+        whole = names and "made" in manifest and manifest["sha256"].items() <= digests(directory).items()
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         whole = False
     if not whole:

@@ -82,11 +82,10 @@ def load_test_split(dataset, data_dir, test_size):
 
     tf.disable_eager_execution()
     import data
+    from training import cifar10
 
     if dataset == "cifar10":
-        import tensorflow_datasets as tfds
-
-        folder = Path(tfds.builder("cifar10", data_dir=data_dir).data_dir)
+        _, folder = cifar10.location(data_dir)
         if not folder.exists():
             raise UserError(f"CIFAR-10 is not in {folder}, name the directory that holds it with --data_dir")
     return data.load(dataset, data_dir, None, test_size).test, data.class_names(dataset)

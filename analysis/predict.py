@@ -147,7 +147,10 @@ def read_image(path):
     try:
         size = os.stat(path).st_size
         if not path.is_file():
-            raise UserError("is a directory in which no pictures are found" if path.is_dir() else "is no regular file")
+            if not path.is_dir():
+                raise UserError("is no regular file")
+            os.listdir(path)  # which one may not be allowed to
+            raise UserError("is a directory in which no pictures are found")
         if size > MAX_BYTES:
             raise UserError(f"has more than {MAX_BYTES >> 20} MiB: scale it down")
         content = path.read_bytes()

@@ -18,7 +18,7 @@ from training.labels import Label, baseline_of
 
 CLASS_COUNT = 10
 # What reading a file raises that is missing, torn or something else.
-DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RecursionError, zipfile.BadZipFile)
+DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RuntimeError, zipfile.BadZipFile)
 
 
 class FinishedRun(NamedTuple):
@@ -142,6 +142,7 @@ def predictions_of_step(path, step):
         if json.loads((path / "summary.json").read_text(encoding="utf-8"))["step"] != step:
             return {}
         with np.load(path / "predictions.npz", allow_pickle=False) as arrays:
-            return dict(arrays)
+            found = dict(arrays)
+        return found if len({len(array) for array in found.values()}) == 1 else {}
     except DAMAGE:
         return {}

@@ -63,6 +63,9 @@ class RestoredRun:
         device.choose("auto")
         self.network = Network(self._build)
         self.images, self.outputs = self.network.built
+        for variable in self.network.variables:
+            if np.shape(self.saved.get(variable.op.name)) != tuple(variable.shape.as_list()):
+                raise checkpoints.of_another(self.path)
 
     def _build(self):
         """(uint8 images [N, 32, 32, 3], logits [N, 10] float32), for any N."""
@@ -129,7 +132,10 @@ class RestoredRun:
         suffix = ema.shadow_suffix(ema.decay_suffix(label.decay, self.flags.ema_decay.index(label.decay)))
         trainable = {variable.op.name for variable in self.network.variables if variable.trainable}
         shadowed = names if label.statistics == "averaged" else trainable
-        return {name: self.saved[f"{name}/{suffix}" if name in shadowed else name] for name in names}
+        try:
+            return {name: self.saved[f"{name}/{suffix}" if name in shadowed else name] for name in names}
+        except KeyError:
+            raise checkpoints.of_another(self.path) from None
 
     def use(self, label):
         """Makes the network classifier `label`, its batch statistics recomputed where that is its policy."""

@@ -170,6 +170,33 @@ def test_sums_are_what_coreutils_reads(model):
     assert summed == set(FILES) - {"SHA256SUMS"}
 
 
+def test_what_a_share_leaves_in_a_checkpoint_is_no_damage(model):
+    checkpoint = model.save(10)
+    (checkpoint / "Thumbs.db").write_bytes(b"Windows")
+    (checkpoint / "@eaDir").mkdir()
+    (checkpoint / ".nfs0001").write_bytes(b"NFS")
+    assert model.restored() == 10
+
+
+def test_blank_lines_in_the_sums_are_damage(model):
+    model.save(10)
+    with (model.save(20) / "SHA256SUMS").open("a") as file:
+        file.write("\n  \n")
+    assert model.restored() == 10
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_checkpoint_that_cannot_be_read_may_be_whole_and_is_not_passed_over(model, name):
+    model.save(10)
+    file = model.save(20) / name
+    file.unlink()
+    file.symlink_to(file)  # as without permission, ELOOP is no damage; the superuser has every permission
+    before = sorted(path.name for path in model.path.rglob("*"))
+    with pytest.raises(OSError, match=name):
+        model.restored()
+    assert sorted(path.name for path in model.path.rglob("*")) == before
+
+
 def test_copy_of_a_checkpoint_under_another_name_is_none(model):
     copy = model.save(10).rename(model.path / "checkpoints" / "step-000000020.bak")
     assert checkpoints.found(model.path) == []

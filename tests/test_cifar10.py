@@ -122,6 +122,14 @@ def assert_download_fails(forked, directory, port, reason):
     assert list(directory.iterdir()) == []
 
 
+@pytest.mark.parametrize("proxy", ["http://proxy:port", "http://[::1", "http://"])
+def test_a_proxy_that_is_no_address_is_one_sentence_at_once(forked, tmp_path, proxy):
+    environment = dict.fromkeys(("http_proxy", "https_proxy"), proxy)
+    result = forked("train.py", "--data_dir", tmp_path, "--run_dir", tmp_path / "run", environment=environment)
+    assert_one_sentence(result, 1, "could not be downloaded", "train.py --dataset synthetic")
+    assert "no answer" not in result.stderr
+
+
 def test_unreachable_network_is_one_sentence_with_the_ways_out(forked, tmp_path):
     assert_download_fails(forked, tmp_path, 9, "Connection refused")  # nothing listens there
 

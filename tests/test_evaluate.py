@@ -1,6 +1,7 @@
 """The command evaluate.py as processes: usage errors, a run that is not there, and one choice of all sub-commands."""
 
 import json
+import shlex
 
 import pytest
 from support.commands import TINY_RUN, assert_one_sentence
@@ -22,11 +23,13 @@ from training.labels import Label
         "export --run_dir x --output y --decay 2",
         "predict a.png",
         "predict --run_dir x --model y a.png",
+        "predict --run_dir x ''",
+        "table --run_dir ''",
     ],
 )
 def test_usage_errors_have_status_2(argv):
     with pytest.raises(SystemExit) as error:
-        arguments(*argv.split())
+        arguments(*shlex.split(argv))
     assert error.value.code == 2
 
 

@@ -176,7 +176,16 @@ def test_one_prediction_that_differs_is_enough(random, spoilt):
         assert found["largest_difference"] == pytest.approx(1e-3, rel=1e-3)
 
 
-@pytest.mark.parametrize("text", [None, "", "[]", "{}", '{"classifier": "raw", "sha256": 3}', "\x00"])
+MANIFEST = {"classifier": "raw", "classes": list(CLASSES), "made": "", "sha256": {}}
+UNSOUND = [
+    {"classifier": "emb/0.9/raw"},
+    {"classes": ["cat"] * 5},
+    {"classes": [1] * 10},
+    {"sha256": 3},
+]
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", "{}", "\x00", *(json.dumps(MANIFEST | one) for one in UNSOUND)])
 def test_directory_without_a_sound_manifest_is_no_model(tmp_path, text):
     if text is not None:
         (tmp_path / "manifest.json").write_text(text)

@@ -1,11 +1,15 @@
 """The command report.py: usage, what it prints and writes, and what it does not import."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from support.commands import ROOT
+from support.damage import limited_file_size
+from support.files import contents
 from support.finished_runs import level, make_report, write_run, write_seeds
 
 from analysis.tables import words
@@ -45,6 +49,23 @@ def test_where_nothing_can_be_drawn_there_is_a_warning_and_the_rest_of_the_repor
     assert result.returncode == 0 and "+3.00" in result.stdout
     assert [line.count("could not be drawn: broken") for line in result.stderr.splitlines()] == [1, 1]
     assert names(tmp_path / "out") == {"report.html", "report.json"}
+
+
+def test_runs_in_a_directory_that_is_no_utf8_are_reported(run, tmp_path):
+    path = write_run(Path(os.fsdecode(os.fsencode(tmp_path) + b"/nu\xff")) / "run")
+    result = run("report.py", path, "--output", tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    assert "nu\\udcff" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_report_that_does_not_fit_on_the_disk_leaves_the_one_before(tmp_path):
+    write_run(tmp_path / "run")
+    make_report(tmp_path / "run", "--output", tmp_path / "out")
+    before = contents(tmp_path / "out")
+    write_run(tmp_path / "other", "--lr_cooldown", 1)
+    with limited_file_size(10_000), pytest.raises(OSError, match=r"report\.html"):
+        make_report(tmp_path / "other", "--output", tmp_path / "out")
+    assert contents(tmp_path / "out") == before
 
 
 def test_an_output_that_cannot_be_written_is_named(tmp_path):

@@ -1,5 +1,6 @@
 """The files of a run, read: which directories are runs, and what is damage."""
 
+import contextlib
 import json
 import shlex
 
@@ -136,6 +137,29 @@ def test_predictions_are_of_an_average_and_its_baseline(make):
     np.testing.assert_array_equal(found.baseline, ZEROS)
     with pytest.raises(UserError, match="lacks an array"):
         run_files.read_predictions(run, "ema/0.99/raw")
+
+
+def test_any_byte_of_the_predictions_may_be_damaged(make):
+    """The flags of a zip file ask for encryption, patches, versions to come."""
+    run = run_files.read_run(make())
+    (run.path / "summary.json").write_text('{"step": 7}')
+    file = run.path / "predictions.npz"
+    np.savez(file, **SOUND)
+    content = file.read_bytes()
+    for place in [*range(150), *range(len(content) - 300, len(content))]:
+        file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with contextlib.suppress(UserError):
+            run_files.read_predictions(run, LABELS[1])
+        run_files.predictions_of_step(run.path, 7)
+
+
+def test_predictions_of_different_lengths_are_computed_anew(make):
+    path = make()
+    (path / "summary.json").write_text('{"step": 7}')
+    np.savez(path / "predictions.npz", **SOUND)
+    assert run_files.predictions_of_step(path, 7).keys() == SOUND.keys()
+    np.savez(path / "predictions.npz", **SOUND | {"raw": ZEROS[:2]})
+    assert run_files.predictions_of_step(path, 7) == {}
 
 
 def test_damaged_predictions_are_named(make):

@@ -65,6 +65,18 @@ def test_restoring_changes_no_file_and_needs_a_checkpoint(restored, tmp_path):
         RestoredRun(directory)
 
 
+@pytest.mark.parametrize("damage", [{"width": 0.5}, {"ema_decay": ["0.95", "0.85"]}], ids=str)
+def test_flags_that_do_not_fit_the_checkpoint_are_named(restored, tmp_path, damage):
+    directory = shutil.copytree(restored.path, tmp_path / "run")
+    config = json.loads((directory / "config.json").read_text())
+    config["flags"] |= damage
+    (directory / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"other flags.*config\.json"):
+        run = RestoredRun(directory)
+        for label in run.labels:
+            run.use(label)
+
+
 def test_step_and_epoch_in_words(restored, monkeypatch):
     assert restored.after() == "after step 16, epoch 2 of 2"
     assert restored.after(12) == "after step 12, epoch 1.5 of 2 (unfinished)"

@@ -215,6 +215,26 @@ def test_a_run_whose_directory_is_taken_away_says_so(tmp_path):
     assert not directory.exists()
 
 
+@pytest.mark.parametrize("flags", ["", "--run_dir r", "--data_dir d"])
+def test_a_directory_to_stand_in_that_is_no_utf8_is_refused_before_anything_is_trained(tmp_path, flags):
+    script = shlex.quote(str(ROOT / "train.py"))
+    result = shell(f"mkdir $'nu\\xff'; cd $'nu\\xff'; python {script} {quoted(*TINY_RUN)} {flags}", cwd=tmp_path)
+    assert result.returncode in (1, 2)
+    assert len(result.stderr.splitlines()) == 1 and "UTF-8" in result.stderr
+
+
+@pytest.mark.skipif(not shutil.which("setpriv") or os.geteuid() != 0, reason="needs setpriv, and to be root")
+@pytest.mark.parametrize("place", [".", "dataset_info.json", "cifar10-train.tfrecord-00000-of-00001"])
+def test_data_that_may_not_be_read_are_not_called_damaged(tiny_cifar10, tmp_path, place):
+    (tiny_cifar10.folder / place).chmod(0)
+    person = "setpriv --bounding-set=-dac_override,-dac_read_search"  # who has no privileges over files
+    argv = ["--data_dir", tiny_cifar10.directory, "--run_dir", tmp_path / "run", "--batch_size", 4]
+    result = shell(f"{person} {quoted('python', 'train.py', *argv)}")
+    (tiny_cifar10.folder / place).chmod(0o700)
+    assert result.returncode == 1
+    assert len(result.stderr.splitlines()) == 1 and "get access" in result.stderr and "rm -r" not in result.stderr
+
+
 @pytest.mark.parametrize("flag", ["--run_dir", "--data_dir"])
 def test_a_path_that_is_no_utf8_is_refused_at_once(flag):
     result = shell(f"python train.py {flag} $'/tmp/\\xff'")

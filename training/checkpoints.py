@@ -8,6 +8,7 @@ A checkpoint is the truth about a run: on resumption everything that tells of la
 import contextlib
 import json
 import os
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -66,7 +67,12 @@ def save(path, saver, session, state):
 
 def found(path):
     """The checkpoint directories of a run, oldest first."""
-    return sorted(Path(path).glob("checkpoints/step-" + 9 * "[0-9]"))  # not a copy that someone put beside them
+    folder = Path(path) / "checkpoints"
+    try:
+        names = os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(folder / name for name in names if re.fullmatch("step-[0-9]{9}", name))  # not a copy beside them
 
 
 def put_back(path):
@@ -89,14 +95,19 @@ def last_step(path):
 
 
 def damage(checkpoint):
-    """What is wrong with a checkpoint, in words; None where every file is what was written."""
+    """What is wrong with a checkpoint, in words; None where every file is what was written.
+
+    Raises:
+      OSError: it cannot be read, and may be whole.
+    """
     try:
         written, found = (checkpoint / SUMS).read_text(encoding="utf-8"), _sums(checkpoint)
-    except (OSError, ValueError) as error:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError) as error:
         return str(error)
     if written == found:
         return None
-    differing = sorted({line.split()[-1] for line in set(written.splitlines()) ^ set(found.splitlines()) if line})
+    lines = set(written.splitlines()) ^ set(found.splitlines())
+    differing = sorted({line.split()[-1] for line in lines if line.strip()})
     return f"not as they were written: {', '.join(differing) or SUMS}"
 
 
@@ -114,10 +125,7 @@ def restore(path, saver, session):
         try:
             saver.restore(session, "model")
         except tf.errors.OpError:
-            raise UserError(
-                f"{checkpoint} is whole, but was written with other flags or by another version of this program: look "
-                f"at {path / 'config.json'}, and resume it with the version of its git_commit"
-            ) from None
+            raise of_another(path) from None
     return _state(checkpoint)
 
 
@@ -139,7 +147,7 @@ def read(path):
 @contextlib.contextmanager
 def inside(directory):
     """Within it, the directory is the current one: TensorFlow takes brackets and asterisks in a path for a pattern."""
-    before = os.open(".", os.O_RDONLY)
+    before = os.open(".", getattr(os, "O_PATH", os.O_RDONLY))  # one may be in a directory that one must not list
     try:
         os.chdir(directory)
         yield
@@ -162,6 +170,14 @@ def newest_whole(path):
     raise unusable(path)
 
 
+def of_another(path):
+    """The error of a run whose checkpoint does not fit its network."""
+    return UserError(
+        f"the checkpoint of {path} is whole, but was written with other flags or by another version of this program: "
+        f"look at {path / 'config.json'}, and use the version of its git_commit"
+    )
+
+
 def unusable(path):
     """The error of a run without a checkpoint that is whole."""
     if not found(path):
@@ -174,6 +190,6 @@ def unusable(path):
 
 
 def _sums(directory):
-    """A line "<sha256>  <name>" for each file in the directory, as sha256sum prints them."""
-    files = sorted(file for file in directory.iterdir() if file.name != SUMS and not file.name.startswith("."))
+    """A line "<sha256>  <name>" for each file of a checkpoint, as sha256sum prints them; shares leave others there."""
+    files = sorted([*directory.glob("model.*"), directory / "state.json"])
     return "".join(f"{sha256(file)}  {file.name}\n" for file in files)

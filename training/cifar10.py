@@ -1,5 +1,6 @@
 """CIFAR-10 through TFDS: downloaded, checked, read, and every failure in one sentence that names the repair."""
 
+import errno
 import os
 import queue
 import shlex
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from training.command import UserError, script
+from training.command import UserError, is_out_of_memory, script
 
 IMAGE_SHAPE = (32, 32, 3)
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -36,10 +37,9 @@ def load(data_dir=None, sizes=None):
     import tensorflow_datasets as tfds
 
     tfds.disable_progress_bar()
-    root = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+    root, folder = location(data_dir)
     if data_dir or root.is_symlink() or root.exists():
         check_directory(root)
-    folder = root / "cifar10" / str(tfds.builder_cls("cifar10").VERSION)
     if not folder.exists():  # TFDS prepares beside it and renames: where it is, it once was whole
         if data_dir and (other := prepared_elsewhere(root, folder.name)):
             raise UserError(f"{root} is not the directory that holds cifar10/{folder.name}: say --data_dir {other}")
@@ -55,8 +55,29 @@ def load(data_dir=None, sizes=None):
     except UserError:
         raise
     except Exception as error:  # TFDS parses JSON, protocol buffers, records and PNG, each with errors of its own
+        check_readable(folder)
+        if is_out_of_memory(error) or getattr(error, "errno", None) == errno.EIO:
+            raise
         raise UserError(f"{folder} is damaged ({_first_line(error)}): {remedy}") from None
     return splits, folder
+
+
+def location(data_dir=None):
+    """The TFDS directory, by default TFDS's own, and the folder in it that CIFAR-10 is prepared in."""
+    import tensorflow_datasets as tfds
+
+    try:
+        root = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+    except RuntimeError:
+        raise UserError("there is no home directory to keep CIFAR-10 in: name another with --data_dir") from None
+    return root, root / "cifar10" / str(tfds.builder_cls("cifar10").VERSION)
+
+
+def check_readable(folder):
+    """Checks that what lies in a folder may be read; a UserError names what may not."""
+    for path in [folder, *folder.iterdir()] if os.access(folder, os.R_OK | os.X_OK) else [folder]:
+        if not os.access(path, os.R_OK):
+            raise UserError(f"{path} cannot be read: get access")
 
 
 def check_directory(root):
@@ -158,7 +179,7 @@ def _check_reachable(offline):
             request = urllib.request.Request(ARCHIVE_URL, method="HEAD")
             urllib.request.urlopen(request, timeout=CONNECT_SECONDS).close()
             outcome.put(None)
-        except OSError as error:
+        except Exception as error:  # a proxy that is no address raises others than OSError
             outcome.put(getattr(error, "reason", error))
 
     threading.Thread(target=ask, daemon=True).start()  # the end of the process does not wait for the answer

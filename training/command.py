@@ -77,7 +77,8 @@ def mend_surroundings():
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # a narrow encoding loses characters, never the command
     os.environ["MPLBACKEND"] = "agg"  # figures are files, whatever a notebook has left here
-    for name in [name for name in os.environ if name.startswith("TQDM_")]:  # another program's progress bars
+    # Of another program's progress bars; of an implementation that protobuf has no more.
+    for name in [name for name in os.environ if name.startswith(("TQDM_", "PROTOCOL_BUFFERS_"))]:
         del os.environ[name]
 
 

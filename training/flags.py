@@ -180,15 +180,23 @@ def width(text):
 
 def path(text):
     """An absolute path: a run is resumed, and its data found again, from any directory."""
-    printable = text.isprintable()  # no line break, which a shell would not take back from a sentence
-    if not printable or os.fsencode(text) != text.encode():  # TensorFlow writes UTF-8 alone
-        raise argparse.ArgumentTypeError(
-            f"{os.fsencode(text)} is no printable UTF-8 here: name another path, or set LC_ALL=C.UTF-8"
-        )
+    if not text:
+        raise argparse.ArgumentTypeError("an empty name is no path")
     try:
-        return os.path.abspath(os.path.expanduser(text))
+        absolute = os.path.abspath(os.path.expanduser(text))
     except OSError:
         raise argparse.ArgumentTypeError(f"{text}: the directory that you are in is gone, cd to another") from None
+    # No line break, which a shell would not take back from a sentence.
+    if not text.isprintable() or not is_utf8(absolute):
+        raise argparse.ArgumentTypeError(
+            f"{os.fsencode(absolute)} is no printable UTF-8 here: name another path, or set LC_ALL=C.UTF-8"
+        )
+    return absolute
+
+
+def is_utf8(path):
+    """Whether TensorFlow, which writes UTF-8 alone, can name a path."""
+    return os.fsencode(path) == path.encode(errors="replace")
 
 
 def as_argv(values):
@@ -271,6 +279,8 @@ def load_config(run_dir):
             raise ValueError("it holds no flags")
         return config
     except (FileNotFoundError, NotADirectoryError):
+        if os.path.isfile(run_dir):
+            raise UserError(f"{run_dir} is a file: name the directory of a run") from None
         if os.path.isdir(run_dir) and any(name != ".lock" for name in os.listdir(run_dir)):
             below = sorted(
                 str(found.parent) for pattern in ("*", "*/*") for found in Path(run_dir).glob(f"{pattern}/config.json")

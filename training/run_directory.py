@@ -31,7 +31,7 @@ import tensorflow.compat.v1 as tf
 from training import checkpoints
 from training.command import REMEDIES, ROOT, UserError, script, shown
 from training.files import write_arrays, write_json
-from training.flags import load_config, load_flags, load_precision
+from training.flags import is_utf8, load_config, load_flags, load_precision
 from training.log import log, send_log_to
 
 UNBEGUN = {".lock", ".config.json.new"}  # all that a start leaves behind when it is killed before config.json is there
@@ -119,7 +119,8 @@ class RunDirectory:
         if self.resume:
             before = load_config(self.path)
             first = {name: before.get(name) for name in ("device", *made_with)}
-            history = before.get("history") or [{"step": 0} | first]
+            history = before.get("history")
+            history = history if isinstance(history, list) else [{"step": 0} | first]
         history = [*history, {"step": step, "device": resolved["device"]} | made_with]
         config = {"flags": vars(self.flags)} | resolved | made_with | {"history": history}
         with _writing(self.path):
@@ -150,6 +151,10 @@ class RunDirectory:
 def take_directory():
     """A new directory that is named after the time; it goes again if nothing is written into it."""
     with _writing(Path("runs")):
+        if not is_utf8(os.getcwd()):
+            raise UserError(
+                "the directory that you are in has a name that is no UTF-8: say where to write with --run_dir"
+            )
         name = path = Path.cwd() / time.strftime("runs/%Y%m%d-%H%M%S")
         name.parent.mkdir(parents=True, exist_ok=True)
         for number in itertools.count(2):
