@@ -67,7 +67,7 @@ def test_a_cpu_that_lists_bfloat16_is_measured_on_the_network_and_the_log_says_s
 
     made = resolve(on=CPU._replace(has_bfloat16=True), network=network)
     assert made.precision != slow
-    ratio = float(re.search(r"bfloat16 (\d+\.\d\d)x", made.precision_reason)[1])
+    ratio = float(re.search(r"bfloat16 is (\d+\.\d\d)x", made.precision_reason)[1])
     assert ratio > 4 if slow == "float32" else ratio < 0.25
 
 
