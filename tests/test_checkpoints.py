@@ -131,6 +131,18 @@ def test_checkpoint_cut_off_while_it_was_written_is_no_checkpoint(model, missing
     assert model.steps() == [10, 20]
 
 
+def test_run_that_is_taken_away_during_a_save_is_not_made_again(model):
+    class Saver(tf.train.Saver):
+        def save(self, *args, **keywords):
+            model.path.rename(model.path.with_name("away"))
+            return super().save(*args, **keywords)
+
+    model.saver = Saver()
+    with pytest.raises(FileNotFoundError):
+        model.save(10)
+    assert not model.path.exists()
+
+
 @pytest.mark.parametrize("file_size", [100, 10_000], ids=["variables", "state"])
 def test_checkpoint_that_cannot_be_written_names_itself_and_leaves_the_others_alone(model, file_size):
     model.save(10)

@@ -48,7 +48,8 @@ def save(path, saver, session, state):
         with naming(final):
             final.parent.mkdir(exist_ok=True)
             beside.mkdir()
-            saver.save(session, str(beside / "model"), write_meta_graph=False, write_state=False)
+            with inside(beside):  # by its path, TensorFlow would make a run that is taken away meanwhile again
+                saver.save(session, "model", write_meta_graph=False, write_state=False)
             write_json(beside / "state.json", state)
             write_whole(beside / SUMS, _sums(beside).encode())
             for file in [*beside.iterdir(), beside]:
