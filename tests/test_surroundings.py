@@ -235,11 +235,34 @@ def test_data_that_may_not_be_read_are_not_called_damaged(tiny_cifar10, tmp_path
     assert len(result.stderr.splitlines()) == 1 and "get access" in result.stderr and "rm -r" not in result.stderr
 
 
-@pytest.mark.parametrize("flag", ["--run_dir", "--data_dir"])
-def test_a_path_that_is_no_utf8_is_refused_at_once(flag):
-    result = shell(f"python train.py {flag} $'/tmp/\\xff'")
+@pytest.mark.parametrize("command", ["train.py --run_dir", "train.py --data_dir", "evaluate.py export --output"])
+@pytest.mark.parametrize("path", [r"$'/tmp/\xff'", "ü" * 126])
+def test_a_path_that_cannot_be_written_is_refused_at_once(command, path):
+    result = shell(f"python {command} {path}")
     assert result.returncode == 2
-    assert flag in result.stderr
+    assert command.split()[-1] in result.stderr and "name" in result.stderr
+
+
+@pytest.mark.skipif(not shutil.which("unshare") or os.geteuid() != 0, reason="needs unshare, and to be root")
+@pytest.mark.parametrize("full", ["TMPDIR", "data"])
+def test_a_full_disk_is_said_to_be_full(tmp_path, full):
+    """That of the temporary files is needed by nothing; on that of the data CIFAR-10 cannot be prepared."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "TMPDIR").mkdir()
+    argv = [*TINY_RUN, "--run_dir", tmp_path / "run"]
+    if full == "data":
+        argv += ["--dataset", "cifar10", "--data_dir", tmp_path / "data"]
+    script = f"""
+        mount -t tmpfs -o size=100k none {tmp_path / full} &&
+        dd if=/dev/zero of={tmp_path / full}/{cifar10.ARCHIVE} bs=1k count=99 2>/dev/null
+        TMPDIR={tmp_path / "TMPDIR"} {quoted("python", "train.py", *argv)}
+    """
+    result = shell(f"unshare --mount bash -c {shlex.quote(script)}")
+    if full == "data":
+        assert result.returncode == 1
+        assert len(result.stderr.splitlines()) == 1 and "make room" in result.stderr
+    else:
+        assert (result.returncode, result.stderr) == (0, "")
 
 
 # ---------------------------------------------------------------------------------------------------------------

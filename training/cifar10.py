@@ -3,6 +3,7 @@
 import errno
 import os
 import queue
+import re
 import shlex
 import threading
 import urllib.request
@@ -167,6 +168,8 @@ def _prepare(root):
             f"what came from {ARCHIVE_URL} has the wrong checksum: run the same command again, or {offline}"
         ) from None
     except Exception as error:  # TFDS and its HTTP client raise many kinds; each means that the data did not come
+        if re.search("No space left|Not enough disk space", str(error)):
+            offline = "make room, then run the same command again"
         raise UserError(f"CIFAR-10 could not be prepared ({_first_line(error)}): {offline}") from None
 
 

@@ -29,6 +29,7 @@ MAY_CHANGE = {
     "checkpoint_every",
 }
 
+LONGEST_NAME = 240  # bytes; of the usual 255, what is written beside a file takes some
 MAX_DECAY = 1 - 2**-25  # what lies above is 1 in float32
 
 
@@ -191,6 +192,8 @@ def path(text):
         raise argparse.ArgumentTypeError(
             f"{os.fsencode(absolute)} is no printable UTF-8 here: name another path, or set LC_ALL=C.UTF-8"
         )
+    if any(len(os.fsencode(name)) > LONGEST_NAME for name in absolute.split(os.sep)):
+        raise argparse.ArgumentTypeError(f"{absolute}: a name of more than {LONGEST_NAME} bytes, choose a shorter one")
     return absolute
 
 
