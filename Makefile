@@ -33,7 +33,7 @@ demo: .venv/runtime
 test: .venv/development
 	$(RUN) -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
 
-# What takes minutes: thirty kills, memory over thousands of steps, the benchmark's driver.
+# What takes minutes: thirty kills, killed workers, memory over thousands of steps, the benchmark's driver.
 test-slow: .venv/development
 	$(RUN) -m pytest -n 2 --dist loadfile -m slow $(ARGS)
 

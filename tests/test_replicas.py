@@ -242,6 +242,7 @@ def evaluated_on_one_device(directory, labels):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_killed_worker_stops_the_other_and_the_run_goes_on_with_any_number(launch, tmp_path, killed):
     directory = tmp_path / "run"
@@ -373,6 +374,7 @@ def test_tf_config_with_and_without_a_chief():
     assert (chief.chief, chief.others) == (True, [("worker 0", "a:1")])
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_be_reached_is_named_within_a_minute(launch, tmp_path):
     """TF_CONFIG is missing; this worker's port is in use; nothing, or something else, listens at the other's."""
     argv = ["train.py", *TRAINING, "--strategy", "multiworker", "--run_dir", tmp_path / "run"]

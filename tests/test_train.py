@@ -10,7 +10,7 @@ from training.labels import RAW, Label
 from training.loop import MAX_SKIPPED
 
 
-@pytest.mark.parametrize("xla", [False, True], ids=["plain", "compiled"])
+@pytest.mark.parametrize("xla", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["plain", "compiled"])
 @pytest.mark.parametrize(("name", "value"), [("beta", np.nan), ("conv/weights", 1e25)], ids=["loss", "statistics"])
 def test_a_step_that_is_not_finite_changes_nothing_but_the_counts(name, value, xla):
     """Neither weights nor Adam's moments, batch statistics, averages of either, their decays or their count.
