@@ -8,8 +8,9 @@ python evaluate.py predict --run_dir runs/20260101-120000 cat.jpg photos   # raw
 
 if __name__ == "__main__":
     import sys
+    from os.path import dirname, realpath
 
-    sys.path.insert(0, __file__.rpartition("/")[0])  # which PYTHONSAFEPATH keeps out
+    sys.path.insert(0, dirname(realpath(__file__)))  # which PYTHONSAFEPATH keeps out
     from analysis import arguments
     from training import command
 

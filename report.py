@@ -9,8 +9,9 @@ by seed. Writes report.html, which holds everything, and beside it each figure a
 
 if __name__ == "__main__":
     import sys
+    from os.path import dirname, realpath
 
-    sys.path.insert(0, __file__.rpartition("/")[0])  # which PYTHONSAFEPATH keeps out
+    sys.path.insert(0, dirname(realpath(__file__)))  # which PYTHONSAFEPATH keeps out
     from analysis import arguments
     from training import command
 
@@ -80,13 +81,24 @@ def as_json(section):
     return numbers | {"seeds": group.seeds, "accuracy": accuracy} | shown
 
 
+def is_report(path):
+    """Whether a directory holds a report, which may be made anew."""
+    try:
+        return {"groups", "annealing"} <= json.loads((path / "report.json").read_text(encoding="utf-8")).keys()
+    except run_files.DAMAGE:
+        return False
+
+
 def write(output, files):
     """Writes files, name to bytes, each whole, and deletes figures of an earlier report, which may have had more."""
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{output} cannot be written ({error.strerror}): choose another --output") from None
-    earlier = list(output.iterdir()) if (output / "report.json").exists() else []
+    earlier = list(output.iterdir()) if is_report(output) else []
+    for name in files:
+        if not earlier and (output / name).exists():
+            raise UserError(f"{output / name} is not of an earlier report: choose another --output")
     for name, content in files.items():
         write_whole(output / name, content)
     for file in earlier:

@@ -15,8 +15,9 @@ between step and average; in four lines:
 
 if __name__ == "__main__":
     import sys
+    from os.path import dirname, realpath
 
-    sys.path.insert(0, __file__.rpartition("/")[0])  # which PYTHONSAFEPATH keeps out
+    sys.path.insert(0, dirname(realpath(__file__)))  # which PYTHONSAFEPATH keeps out
     from training import command, flags
 
     command.run("train", flags.parse)  # answers --help at once; then imports this file as a module and calls its `main`

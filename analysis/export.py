@@ -6,6 +6,7 @@ weights.npz                  variable name to array
 manifest.json                where it comes from, its test accuracy, how it was checked, sha256 of every other file
 """
 
+import contextlib
 import json
 import os
 import shlex
@@ -63,11 +64,15 @@ def main(args):
     )
 
 
+def exists(output):
+    return UserError(f"{output} exists already: choose another --output")
+
+
 def check_output(output):
     """Refuses what is there already, but for an empty directory, and what has no parent directory."""
     empty = output.is_dir() and not any(output.iterdir()) and not output.samefile(".")
     if output.is_symlink() or (output.exists() and not empty):
-        raise UserError(f"{output} exists already: choose another --output")
+        raise exists(output)
     if os.path.ismount(output):
         raise UserError(
             f"{output} is a mount point: choose a directory in it, --output {shlex.quote(f'{output}/model')}"
@@ -112,9 +117,7 @@ def write(run, label, output, save=save_model):
         try:
             with naming(output), inside(beside):
                 save(run, ".")
-            answers = reload(beside, test.images)
-            if stop.signal:
-                raise UserError(f"stopped by {SIGNALS[stop.signal]}: nothing was exported", 128 + stop.signal)
+            answers = reload(beside, test.images, stop)
             manifest = {
                 "classifier": str(label),
                 "weights": label.weights,
@@ -131,27 +134,43 @@ def write(run, label, output, save=save_model):
             }
             write_arrays(beside / "weights.npz", run.network.values())
             write_json(beside / "manifest.json", manifest | {"sha256": digests(beside)})
-            beside.rename(output)
+            try:
+                beside.rename(output)
+            except OSError:
+                if os.path.lexists(output):  # since the beginning
+                    raise exists(output) from None
+                raise
         finally:
             shutil.rmtree(beside, ignore_errors=True)
     return manifest
 
 
-def reload(directory, images):
-    """The answers of a SavedModel, by output name, from a process that imports TensorFlow and NumPy only."""
+def reload(directory, images, stop):
+    """The answers of a SavedModel, by output name, from a process that imports TensorFlow and NumPy only.
+
+    Raises:
+      UserError: it does not load, or a signal came.
+    """
     with tempfile.TemporaryDirectory(dir=directory) as scratch:  # where there has to be room
         write_arrays(Path(scratch) / "images.npz", {"images": images})
-        result = subprocess.run(
+        process = subprocess.Popen(
             [sys.executable, "-c", RELOAD, scratch],
             cwd=directory,  # away from this project's modules
             env={**os.environ, "TF_FORCE_GPU_ALLOW_GROWTH": "true"},  # this process holds memory of the GPU too
-            capture_output=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             text=True,
-            check=False,
             start_new_session=True,  # Ctrl-C is for this process
         )
-        if result.returncode:
-            reason = (result.stderr.strip().splitlines() or [f"exit status {result.returncode}"])[-1]
+        while process.returncode is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                _, stderr = process.communicate(timeout=0.1)
+            if stop.signal:
+                process.kill()
+        if stop.signal:
+            raise UserError(f"stopped by {SIGNALS[stop.signal]}: nothing was exported", 128 + stop.signal)
+        if process.returncode:
+            reason = (stderr.strip().splitlines() or [f"exit status {process.returncode}"])[-1]
             raise UserError(f"the exported model does not load by itself ({reason}): nothing was exported")
         with np.load(f"{scratch}/answers.npz", allow_pickle=False) as answers:
             return dict(answers)

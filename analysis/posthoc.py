@@ -12,8 +12,10 @@ from analysis.table import print_wrapped
 from ema import power_gamma
 from training.command import UserError, shown
 from training.files import write_json, write_whole
+from training.flags import load_flags
 from training.labels import RAW, RAW_RECOMPUTED, choose
 from training.records import new_axes, rendered, with_legend
+from training.run_directory import resume_command, snapshots
 
 MAX_RESIDUAL = 0.05  # of the norm of a profile: what is further from it is an average of another shape
 
@@ -147,7 +149,9 @@ class Snapshots:
     """The snapshots of a run directory; a UserError where there are none, or one is damaged."""
 
     def __init__(self, path):
-        self.files = sorted((path / "snapshots").glob("step-*.npz"))
+        self.files = snapshots(path)
+        if not self.files and load_flags(path).ema_power:
+            raise UserError(f"{path} holds no snapshot yet: let {resume_command(path)} go on first")
         if not self.files:
             raise UserError(f"{path} holds no snapshots: train with --ema_power 0.05 0.1 to keep them")
         last = _load(self.files[-1])

@@ -91,6 +91,8 @@ def read_run(path):
         text = file.read_text(encoding="utf-8") if file.exists() else ""
         # Whole lines alone: what comes after the last line break is of a line that a crash cut short.
         rows = [check_row(json.loads(line)) for line in text.split("\n")[:-1]]
+        if len({frozenset(row["classifiers"]) for row in rows}) > 1:
+            raise ValueError("its lines name different classifiers")
     except DAMAGE as error:
         raise UserError(f"{file} is damaged ({error}): restore it from a copy, or leave {path} out") from None
     if not rows:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -135,6 +136,18 @@ def save_nothing(run, directory):
 def save_and_be_stopped(run, directory):
     export.save_model(run, directory)
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def save_and_be_overtaken(run, directory):
+    export.save_model(run, directory)
+    Path("../model").mkdir()
+    Path("../model/file").write_text("another's")
+
+
+def test_an_output_that_another_export_wrote_meanwhile_is_left_alone(restored, tmp_path):
+    with pytest.raises(UserError, match="model exists already"):
+        export.write(restored, Label.parse("ema/0.90/averaged"), tmp_path / "model", save_and_be_overtaken)
+    assert [file.name for file in tmp_path.rglob("*")] == ["model", "file"]
 
 
 @pytest.mark.parametrize(

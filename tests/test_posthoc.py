@@ -64,9 +64,22 @@ def test_width_that_was_not_tracked_is_no_basis(restored):
 
 
 def test_no_snapshots_name_the_flag(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text('{"flags": {}}')
     with pytest.raises(UserError, match="--ema_power"):
         posthoc.main(arguments("posthoc", "--run_dir", tmp_path))
+    (tmp_path / "config.json").write_text('{"flags": {"ema_power": [0.05, 0.1]}}')
+    with pytest.raises(UserError, match=r"no snapshot yet: let .* --resume"):
+        posthoc.main(arguments("posthoc", "--run_dir", tmp_path))
+
+
+@pytest.mark.parametrize("name", ["step-000000002 (copy)", "step-000000002.sync-conflict", "step-000000009_mine"])
+def test_a_copy_beside_the_snapshots_is_none(tmp_path, name):
+    (tmp_path / "snapshots").mkdir()
+    for step in (1, 2):
+        np.savez(tmp_path / "snapshots" / f"step-{step:09d}.npz", **{"0.05/w": np.zeros(3), "updates": step})
+    shutil.copyfile(tmp_path / "snapshots" / "step-000000002.npz", tmp_path / "snapshots" / f"{name}.npz")
+    found = posthoc.Snapshots(tmp_path)
+    assert (len(found.files), found.step) == (2, 2)
 
 
 @pytest.mark.parametrize("damage", [truncate, flip_bit])

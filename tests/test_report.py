@@ -76,6 +76,18 @@ def test_an_output_that_cannot_be_written_is_named(tmp_path):
     assert (tmp_path / "file").read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["accuracy.png", "report.html", "report.json"])
+def test_a_persons_files_are_not_written_over(tmp_path, name):
+    write_run(tmp_path / "run")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / name).write_text("[1]")
+    (tmp_path / "docs" / "1-gain.svg").write_text("mine")
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match="another --output"):
+        make_report(tmp_path / "run", "--output", tmp_path / "docs")
+    assert contents(tmp_path) == before
+
+
 def test_a_second_report_in_a_directory_leaves_no_figure_of_the_first(tmp_path, capsys):
     write_run(tmp_path / "a", classifiers=level(MANY))
     write_run(tmp_path / "b", "--lr_cooldown", 1, classifiers=level(MANY))

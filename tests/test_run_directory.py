@@ -111,11 +111,12 @@ def test_resumed_run_forgets_what_is_of_later_steps_or_of_a_former_end(tmp_path)
     (path / "snapshots").mkdir()
     for step in (4, 8, 12):
         (path / "snapshots" / f"step-{step:09d}.npz").write_text("x")
+    (path / "snapshots" / "step-000000012_mine.npz").write_text("x")
     for name in ("summary.json", "predictions.npz", "curves.png", "mine.txt"):
         (path / name).write_text("x")
     begin(path, "--resume", step=8)
     left = {file.name for file in path.rglob("*") if file.is_file()} - {"config.json", "train.log", ".lock"}
-    assert left == {"step-000000004.npz", "step-000000008.npz", "mine.txt"}
+    assert left == {"step-000000004.npz", "step-000000008.npz", "step-000000012_mine.npz", "mine.txt"}
 
 
 def test_config_names_every_process_that_trained_the_run(tmp_path):

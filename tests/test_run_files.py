@@ -89,6 +89,7 @@ def test_a_torn_last_line_is_what_a_crash_leaves(make):
         ({"classifiers": {}}, "lacks raw or averaged"),
         ({"classifiers": {"raw": 0.5, "ema": 0.5}}, "'ema' is not the label"),
         ({"classifiers": {"raw": 0.5, "ema/0.9/raw": 1.5}}, "ema/0.9/raw 1.5 is no fraction"),
+        ({"classifiers": {"raw": 0.5, "ema/0.123/raw": 0.5}}, "different classifiers"),
         ({"validation": {"raw": float("nan")}}, "raw nan is no fraction"),
         ({"validation": 0.5}, "damaged"),
     ],

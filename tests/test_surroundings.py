@@ -67,6 +67,17 @@ def test_a_run_in_odd_surroundings_is_one_in_ordinary_ones(finished_run, tmp_pat
     assert "r\\xe4ksm\\xf6rg\\xe5s" in result.stdout  # what cannot be encoded is spelt
 
 
+@pytest.mark.parametrize("script", ["train.py --epochs 0", "evaluate.py table --run_dir .", "report.py ."])
+def test_a_command_that_is_called_by_a_link_uses_its_own_modules(tmp_path, script):
+    """A person keeps links to the commands beside modules of the same names."""
+    for module in ("data", "model", "ema"):
+        (tmp_path / f"{module}.py").write_text("raise SystemExit(77)")
+    name = script.split()[0]
+    (tmp_path / name).symlink_to(ROOT / name)
+    result = shell(f"python {tmp_path}/{script}", cwd=tmp_path, PYTHONSAFEPATH="1")
+    assert result.returncode in (1, 2) and len(result.stderr.splitlines()) == 1
+
+
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
 @pytest.mark.parametrize(("arguments", "status"), [("--bogus", 2), ("--resume --run_dir /nonexistent", 1)])
 def test_closed_streams_change_no_exit_status(closed, arguments, status):
@@ -213,6 +224,11 @@ def test_a_run_whose_directory_is_taken_away_says_so(tmp_path):
     stopped = ended(process)
     assert stopped.returncode == 1 and "taken away" in stopped.stderr
     assert not directory.exists()
+    command = re.search(r"\((.* --resume --run_dir) ITS_NEW_NAME\)", stopped.stderr)[1]
+    result = shell(
+        f"{command} {tmp_path / 'away'} --epochs {checkpoints.last_step(tmp_path / 'away') // EPOCH_STEPS + 1}"
+    )
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize("flags", ["", "--run_dir r", "--data_dir d"])

@@ -18,6 +18,7 @@ import fcntl
 import itertools
 import os
 import platform
+import re
 import shlex
 import socket
 import subprocess
@@ -130,7 +131,7 @@ class RunDirectory:
 
     def _forget_after(self, step):
         """Deletes what tells of steps after `step`, whose work is done again, or of a former end of the run."""
-        for file in (self.path / "snapshots").glob("step-*.npz"):
+        for file in snapshots(self.path):
             if file.name > f"step-{step:09d}.npz":
                 file.unlink()
         for name in ("summary.json", "predictions.npz", "curves.png"):
@@ -146,6 +147,11 @@ class RunDirectory:
     @property
     def resume_command(self):
         return resume_command(self.path)
+
+
+def snapshots(path):
+    """The snapshots of a run, oldest first; a copy beside them is none."""
+    return sorted(file for file in (path / "snapshots").glob("*") if re.fullmatch("step-[0-9]{9}.npz", file.name))
 
 
 def take_directory():

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from training import checkpoints
-from training.command import REMEDIES, SIGNALS, UserError, show_status, shown
+from training.command import REMEDIES, SIGNALS, UserError, script, show_status, shown
 from training.files import write_arrays, write_json
 from training.log import Progress, cost, ending, evaluation, log, parameters, preamble, why_behind
 from training.loop import MAX_SKIPPED
@@ -54,8 +54,10 @@ class Trainer:
             self.finish()
         except OSError as error:
             if not (self.directory.path / "config.json").exists():
-                gone = f"{shown(self.directory.path)} was taken away while the run was writing it"
-                raise UserError(f"{gone}: start anew") from None
+                raise UserError(
+                    f"{shown(self.directory.path)} was taken away while the run was writing it: where it is now, "
+                    f"continue it ({script('train')} --resume --run_dir ITS_NEW_NAME), else start anew"
+                ) from None
             remedy = f"{REMEDIES[error.errno]}, then continue" if error.errno in REMEDIES else "continue"
             raise UserError(
                 f"{error.filename or self.directory.path} could not be written ({error.strerror or error}): {remedy} "
