@@ -12,7 +12,7 @@ from support.files import read_rows, scalars
 from tensorboard.backend.event_processing import event_multiplexer
 
 from training import records
-from training.records import Records, draw_curves
+from training.records import Events, Records, draw_curves
 
 
 def row(step, raw=0.25, ema=0.5):
@@ -197,3 +197,9 @@ def test_the_same_numbers_give_the_same_bytes():
         return records.with_legend(axes)
 
     assert records.rendered("", draw, "png", "svg") == records.rendered("", draw, "png", "svg")
+
+
+def test_events_do_not_make_a_run_that_was_taken_away_again(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        Events(tmp_path / "run" / "tensorboard" / "raw")
+    assert not (tmp_path / "run").exists()

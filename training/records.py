@@ -88,7 +88,8 @@ class Events:
         """Begins anew: a TensorBoard that shows former events of the directory is told to drop them."""
         import tensorflow.compat.v1 as tf
 
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.parent.mkdir(exist_ok=True)  # not its parents: a run that was taken away is not made again
+        directory.mkdir(exist_ok=True)
         self.began = time.time()
         self.file = directory / f"events.out.tfevents.{self.began:.6f}.{socket.gethostname()}.{os.getpid()}"
         with naming(self.file):
