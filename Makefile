@@ -54,7 +54,7 @@ results: .venv/runtime
 	$(RUN) results/experiments.py --collect $(NAME)
 	$(RUN) results/tables.py --write
 
-# Speed beside peers, about twenty minutes with nothing else running; then the tables of results/bench in the READMEs,
+# Speed beside peers, about half an hour with nothing else running; then the tables of results/bench in the READMEs,
 # which only a whole run with the default settings changes.
 bench: .venv/benchmark
 	$(RUN) benchmarks/bench.py $(ARGS)

@@ -42,14 +42,14 @@ def evaluate_parser():
     source.add_argument("--model", metavar="DIR", type=path, help="written by evaluate.py export")
     predict.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     formats = "JPEG, PNG, GIF, BMP or WebP, or directory of such; of each the central square, scaled to 32 x 32"
-    predict.add_argument("images", metavar="IMAGE", type=name_of_file, nargs="+", help=formats)
+    predict.add_argument("images", metavar="IMAGE", type=nonempty, nargs="+", help=formats)
     return parser
 
 
-def name_of_file(text):
+def nonempty(text):
     """A name in any encoding; an empty one, of a shell's variable that is not set, would be the whole directory."""
     if not text:
-        raise argparse.ArgumentTypeError("an empty name is no file")
+        raise argparse.ArgumentTypeError("an empty name is no path")
     return text
 
 
@@ -57,7 +57,7 @@ def report_parser():
     description = "Tables and figures over seeds, from run directories."
     parser = Parser(prog="report.py", description=description, formatter_class=Formatter, allow_abbrev=False)
     add = parser.add_argument
-    add("runs", metavar="RUN", nargs="+", help="a run directory, or a directory of them, however deep")
+    add("runs", metavar="RUN", type=nonempty, nargs="+", help="a run directory, or a directory of them, however deep")
     add("--output", metavar="DIR", type=path, default="report", help="where to write")
     add("--data_dir", metavar="DIR", type=path, help="TFDS directory of the images (default: each run's own)")
     return parser

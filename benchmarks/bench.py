@@ -1,4 +1,4 @@
-"""Training speed beside its peers, about twenty minutes on two cores; nothing else should run meanwhile.
+"""Training speed beside its peers, about half an hour on two cores; nothing else should run meanwhile.
 
 Every contestant is a process of its own that builds and warms up once. On a CPU they then take turns, round by round
 and one at a time, so that a machine whose speed drifts slows all of them alike. On a GPU they are measured one after

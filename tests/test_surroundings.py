@@ -181,6 +181,11 @@ def test_runs_without_a_name_have_directories_of_their_own(tmp_path):
     result = shell(f"{command} --test_size 99999", cwd=tmp_path)
     assert result.returncode == 2
     assert sorted((tmp_path / "runs").iterdir()) == made  # a start that came to nothing leaves nothing
+    process = subprocess.Popen(shlex.split(command), cwd=tmp_path, stderr=subprocess.PIPE, env=os.environ | PYTHON)
+    wait_until(lambda: sorted((tmp_path / "runs").iterdir()) != made, process)
+    process.terminate()  # while the graph is built
+    assert process.wait(timeout=600) == 143
+    assert sorted((tmp_path / "runs").iterdir()) == made
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ SECOND = 1.0  # seconds after which another Ctrl-C is meant to cut a save short;
 ENDED_WELL = b"\0ended well\0"  # written behind native messages that nobody needs to see
 HELD = 2**20  # bytes of native messages that are kept to be shown
 
+leavings = []  # directories that this process made, which go again at its end where they are empty
 terminal = None  # a text stream to where file descriptor 2 led, once native messages are held back
 
 
@@ -153,8 +154,11 @@ def end_at_once(sentence, status):
 
 
 def say(sentence):
-    """Says the sentence, if there is one, and that native messages need not be shown."""
+    """What every end has to do: says the sentence, if there is one, and that native messages need not be shown."""
     show_status("")
+    for directory in leavings:
+        with contextlib.suppress(OSError):  # it holds a run by now
+            directory.rmdir()
     if sentence:
         with contextlib.suppress(OSError):
             print(f"{Path(sys.argv[0]).name}: {in_one_line(sentence)}", file=terminal or sys.stderr, flush=True)

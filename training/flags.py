@@ -12,7 +12,7 @@ import re
 import shlex
 from pathlib import Path
 
-from training.command import UserError, in_one_line, script
+from training.command import REMEDIES, UserError, in_one_line, script
 
 # What may differ between a run and its resumption; every other flag shapes the numbers of the steps done before.
 MAY_CHANGE = {
@@ -295,7 +295,8 @@ def load_config(run_dir):
             f"{shlex.quote(str(run_dir))}"
         ) from None
     except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror}): get access") from None
+        remedy = REMEDIES.get(error.errno, "name another path")
+        raise UserError(f"{file} cannot be read ({error.strerror}): {remedy}") from None
     except (ValueError, RecursionError) as error:
         raise _damaged(run_dir, error) from None
 

@@ -12,7 +12,6 @@ tensorboard/     a directory for each classifier, all on one chart
 """
 
 import argparse
-import atexit
 import contextlib
 import fcntl
 import itertools
@@ -30,7 +29,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from training import checkpoints
-from training.command import REMEDIES, ROOT, UserError, script, shown
+from training.command import REMEDIES, ROOT, UserError, leavings, script, shown
 from training.files import write_arrays, write_json
 from training.flags import is_utf8, load_config, load_flags, load_precision
 from training.log import log, send_log_to
@@ -166,14 +165,9 @@ def take_directory():
         for number in itertools.count(2):
             with contextlib.suppress(FileExistsError):
                 path.mkdir()
-                atexit.register(remove_if_empty, path)
+                leavings.append(path)
                 return path
             path = name.with_name(f"{name.name}-{number}")
-
-
-def remove_if_empty(path):
-    with contextlib.suppress(OSError):
-        path.rmdir()
 
 
 def resume_command(path):
