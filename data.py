@@ -18,6 +18,7 @@ IMAGE_SHAPE = cifar10.IMAGE_SHAPE
 CLASSES = cifar10.CLASSES
 MAX_SHIFT = 4  # pixels, in each direction
 RECOMPUTED_IMAGES = 5000  # the first of training; statistics over more of them move no accuracy by more than noise
+BATCH = 500  # images, outside of training: fits every machine
 RESIDENT = "resident_arrays"  # graph collection of (placeholder, array)
 
 

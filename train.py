@@ -38,8 +38,6 @@ from training.settings import learning_rate, resolve
 
 tf.disable_eager_execution()  # graph mode, as in TF 1.x
 
-BATCH = 500  # images, outside of training: fits every machine
-
 
 class Tested(NamedTuple):
     """One test classifier."""
@@ -98,9 +96,9 @@ def build(settings, dataset):
         getter = ema_getter(*averages.of(label, batch_stats))  # no averages for the raw weights: gives them themselves
         rebuilt = partial(network, reuse=True, getter=getter)
         test = partial(rebuilt, phase=False)
-        logits = {name: data.map_images(test, variable, BATCH) for name, variable in images.items()}
+        logits = {name: data.map_images(test, variable, data.BATCH) for name, variable in images.items()}
         check_replaced(getter, label.replaced(var_class, batch_stats))
-        stats_op = recompute(rebuilt, *data.first_images(batches.images, BATCH)) if label.recomputed else None
+        stats_op = recompute(rebuilt, *data.first_images(batches.images, data.BATCH)) if label.recomputed else None
         tested[label] = Tested(logits, stats_op)
     return Graph(step, loop, batches.shuffle, averages, tested, var_class, data.resident_feeds())
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageFile, ImageOps
 
 import data
 from analysis.export import read_manifest
-from analysis.run_network import BATCH, RestoredRun
+from analysis.run_network import RestoredRun
 from analysis.statistics import log_softmax
 from analysis.table import print_wrapped
 from analysis.tables import Table, as_text
@@ -92,7 +92,7 @@ def of_model(directory):
     inputs, outputs = signature.inputs["images"].name, signature.outputs["probabilities"].name
 
     def classify(images):
-        parts = np.array_split(images, range(BATCH, len(images), BATCH))
+        parts = np.array_split(images, range(data.BATCH, len(images), data.BATCH))
         return np.concatenate([session.run(outputs, {inputs: part}) for part in parts])
 
     label = Label.parse(manifest["classifier"])

@@ -15,8 +15,6 @@ from training.flags import load_config, load_flags, load_precision
 from training.labels import Label, choose, primary
 from training.settings import labels_of
 
-BATCH = 500  # images: what fits every machine, and what training evaluates with
-
 
 class Network:
     """What the function `build` builds in a graph of its own, with a session, and variables that take any values."""
@@ -120,7 +118,7 @@ class RestoredRun:
         def build():
             self.classifier(tf.zeros([1, *data.IMAGE_SHAPE]), phase=False)  # makes the variables, outside the loop
             images = data.resident(self.dataset.train.images[: data.RECOMPUTED_IMAGES], "first_images")
-            return ema.recompute(self.classifier, *data.first_images(images, BATCH))
+            return ema.recompute(self.classifier, *data.first_images(images, data.BATCH))
 
         return Network(build)
 
@@ -152,7 +150,7 @@ class RestoredRun:
 
     def logits(self, images):
         """[N, 10] float32 for images [N, 32, 32, 3] uint8, by the classifier that the network is now."""
-        size = max(1, min(BATCH, len(images)))
+        size = max(1, min(data.BATCH, len(images)))
         answers = [np.zeros([0, len(data.CLASSES)], np.float32)]
         for start in range(0, len(images), size):
             part = images[start : start + size]
