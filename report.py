@@ -99,8 +99,9 @@ def write(output, files):
     for name in files:
         if not earlier and (output / name).exists():
             raise UserError(f"{output / name} is not of an earlier report: choose another --output")
-    for name, content in files.items():
-        write_whole(output / name, content)
+    # report.json first makes it the directory of a report, which may be made anew if there is no room for the others.
+    for name in files if earlier else ["report.json", *files]:
+        write_whole(output / name, files[name])
     for file in earlier:
         if FIGURE.fullmatch(file.name) and file.name not in files:
             file.unlink()

@@ -206,6 +206,8 @@ def read_manifest(directory):
         Label.parse(manifest["classifier"])
         names = len(manifest["classes"]) == len(data.CLASSES) and all(isinstance(it, str) for it in manifest["classes"])
         whole = names and "made" in manifest and manifest["sha256"].items() <= digests(directory).items()
+    except PermissionError as error:
+        raise UserError(f"{error.filename} cannot be read: get access") from None
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         whole = False
     if not whole:

@@ -6,7 +6,7 @@ to a good approximation, a linear combination of them; least squares finds it, w
 
 import numpy as np
 
-from analysis.run_files import DAMAGE, one_run
+from analysis.run_files import one_run, reading
 from analysis.run_network import RestoredRun
 from analysis.table import print_wrapped
 from ema import power_gamma
@@ -17,6 +17,7 @@ from training.labels import RAW, RAW_RECOMPUTED, choose
 from training.records import new_axes, rendered, with_legend
 from training.run_directory import resume_command, snapshots
 
+DELETE = "delete it, the other snapshots may suffice"
 MAX_RESIDUAL = 0.05  # of the norm of a profile: what is further from it is an average of another shape
 
 
@@ -36,6 +37,10 @@ def main(args):
 def evaluate(run, snapshots, basis, widths):
     """Evaluates averages of relative widths `widths`, made from those of widths `basis`, with recomputed statistics."""
     step, raw_step, count = snapshots.step, run.state["step"], len(snapshots.files)
+    weights, widths_of_run = run.values(RAW), sorted(run.flags.ema_power or [])
+    fitting = (np.shape(weights.get(name.partition("/")[2])) == shape for name, shape in snapshots.shapes.items())
+    if snapshots.widths != widths_of_run or not all(fitting):
+        raise UserError(f"{snapshots.files[-1]} is not of this run: {DELETE}")
     print_wrapped(
         f"{shown(run.path)}: averages {run.after(step)}, made from {', '.join(map(str, basis))} in {count} snapshots"
     )
@@ -154,14 +159,14 @@ class Snapshots:
             raise UserError(f"{path} holds no snapshot yet: let {resume_command(path)} go on first")
         if not self.files:
             raise UserError(f"{path} holds no snapshots: train with --ema_power 0.05 0.1 to keep them")
-        last = _load(self.files[-1])
-        self.widths = sorted({float(key.partition("/")[0]) for key in last if key != "updates"})
+        self.final_time, last = _load(self.files[-1])
+        self.shapes = _shapes(last)
+        self.widths = sorted({_width_of(name) for name in last})
         self.step = int(self.files[-1].stem.removeprefix("step-"))
-        self.final_time = last["updates"]
 
     def tracked(self, width):
         """The average of `width` that training itself kept, at the end: variable name to array."""
-        return _of_width(_load(self.files[-1]), width)
+        return _of_width(_load(self.files[-1])[1], width)
 
     def synthesise(self, widths, basis):
         """Makes averages of relative widths `widths`, at the last snapshot, from the tracked ones of widths `basis`.
@@ -169,12 +174,12 @@ class Snapshots:
         Returns:
           (for each width, variable name to float64 array; for each width, the residual of `coefficients`).
         """
-        times = [_load(file)["updates"] for file in self.files]
+        times = [_load(file, self.shapes)[0] for file in self.files]
         grid = [(time, power_gamma(width)) for time in times for width in basis]
         found = [coefficients(*zip(*grid, strict=True), self.final_time, power_gamma(width)) for width in widths]
         averages = [{} for _ in widths]
         for i, file in enumerate(self.files):  # one snapshot in memory at a time
-            arrays = _load(file)
+            _, arrays = _load(file)
             for j, width in enumerate(basis):
                 for name, value in _of_width(arrays, width).items():
                     for average, (shares, _) in zip(averages, found, strict=True):
@@ -191,14 +196,24 @@ def relative_error(weights, reference):
     return float(np.linalg.norm(one - other) / np.linalg.norm(other))
 
 
-def _load(file):
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files if name != "updates"} | {
-                "updates": int(arrays["updates"])
-            }
-    except DAMAGE as error:
-        raise UserError(f"{file} is damaged ({error}): delete it, the other snapshots may suffice") from None
+def _load(file, shapes=None):
+    """The update number and the averages {"<width>/<variable>": array} of a snapshot, of these shapes if given."""
+    with reading(file, f": {DELETE}"), np.load(file, allow_pickle=False) as arrays:
+        averages = dict(arrays)
+        updates = int(averages.pop("updates"))
+        if updates < 1 or not all(_width_of(name) and np.isfinite(array).all() for name, array in averages.items()):
+            raise ValueError("it holds no averages")
+        if not averages or _shapes(averages) != (shapes or _shapes(averages)):
+            raise ValueError("its averages are others than those of the last snapshot")
+    return updates, averages
+
+
+def _shapes(averages):
+    return {name: array.shape for name, array in averages.items()}
+
+
+def _width_of(name):
+    return float(name.partition("/")[0])
 
 
 def _of_width(arrays, width):

@@ -190,12 +190,25 @@ def decode(content):
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = False
     image.load()
+    transparent = transparent_colour(image, content)
     with contextlib.suppress(Exception):  # EXIF that cannot be read turns nothing
         image = ImageOps.exif_transpose(image)
     if image.mode == "I;16":  # `convert` would clip it at 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if transparent is not None:
+        image.info["transparency"] = transparent
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     # Bicubic keeps edges that averaging would blur, and rings less than Lanczos.
     return np.array(ImageOps.fit(image.convert("RGB"), (32, 32), Image.Resampling.BICUBIC))
+
+
+def transparent_colour(image, content):
+    """What is transparent in an image, in its 8 bits: Pillow leaves the colour of a PNG in the depth of the file."""
+    colour = image.info.get("transparency")
+    if colour is None or image.format != "PNG" or image.mode not in ("L", "RGB", "I;16"):
+        return colour
+    depth = content[24]
+    scaled = [one >> 8 if depth == 16 else one * 255 // (2**depth - 1) for one in np.atleast_1d(colour).tolist()]
+    return tuple(scaled) if image.mode == "RGB" else scaled[0]

@@ -81,20 +81,29 @@ def one_run(name):
     return path
 
 
+@contextlib.contextmanager
+def reading(file, remedy=""):
+    """Turns what reading a damaged file raises into one sentence; what may not be read is not damaged."""
+    try:
+        yield
+    except PermissionError:
+        raise UserError(f"{file} cannot be read: get access") from None
+    except DAMAGE as error:
+        raise UserError(f"{file} is damaged ({error}){remedy}") from None
+
+
 def read_run(path):
     """Reads a run directory; a UserError where it holds no run, no evaluation, or is damaged."""
     flags, config = load_flags(path), load_config(path)
     if not isinstance(config.get("versions", {}), dict):
         raise UserError(f"{path / 'config.json'} is damaged (versions is no object): leave {path} out")
     file = path / "metrics.jsonl"
-    try:
+    with reading(file, f": restore it from a copy, or leave {path} out"):
         text = file.read_text(encoding="utf-8") if file.exists() else ""
         # Whole lines alone: what comes after the last line break is of a line that a crash cut short.
         rows = [check_row(json.loads(line)) for line in text.split("\n")[:-1]]
         if len({frozenset(row["classifiers"]) for row in rows}) > 1:
             raise ValueError("its lines name different classifiers")
-    except DAMAGE as error:
-        raise UserError(f"{file} is damaged ({error}): restore it from a copy, or leave {path} out") from None
     if not rows:
         raise UserError(f"{path} holds no evaluation yet: let it train with --resume, or leave it out")
     return FinishedRun(path, flags, config, rows)
@@ -107,6 +116,8 @@ def check_row(row):
         for name, accuracy in accuracies.items():
             if not 0 <= accuracy <= 1:  # NaN fails too
                 raise ValueError(f"{name} {accuracy!r} is no fraction")
+    if not row.get("validation", {}).keys() <= row["classifiers"].keys():
+        raise ValueError("it has validation accuracies of other classifiers")
     if not {"raw", "ema"} <= {Label.parse(label).weights for label in row["classifiers"]}:
         raise ValueError("it lacks raw or averaged weights")
     for name in ("epoch", "step"):
@@ -124,27 +135,33 @@ def read_predictions(run, ema):
     path = run.path / "predictions.npz"
     if not path.exists():
         raise UserError(f"{run.path} holds no predictions.npz")
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            labels, *scores = (arrays[name] for name in ("labels", ema, baseline_of(ema, arrays.files)))
-    except KeyError as error:
-        raise UserError(f"{path} lacks an array ({error.args[0]})") from None
-    except DAMAGE as error:
-        raise UserError(f"{path} is damaged ({error})") from None
-    classes = labels.ndim == 1 and labels.dtype.kind in "iu" and ((labels >= 0) & (labels < CLASS_COUNT)).all()
-    shape = (len(labels), CLASS_COUNT) if classes and len(labels) else None
-    if not all(array.shape == shape and array.dtype.kind == "f" and np.isfinite(array).all() for array in scores):
-        raise UserError(f"{path} is damaged: labels that are not classes, or scores [N, 10] that are not finite")
+    with reading(path), np.load(path, allow_pickle=False) as arrays:
+        names = ["labels", ema, baseline_of(ema, arrays.files)]
+        if missing := [name for name in names if name not in arrays.files]:
+            raise UserError(f"{path} lacks an array ({missing[0]})")
+        labels, *scores = (arrays[name] for name in names)
+        check_predictions(labels, scores)
     return Predictions(run, run.rows[-1]["epoch"], labels.astype(np.int64), *scores)
 
 
+def check_predictions(labels, scores):
+    """Raises ValueError unless labels [N] are classes, and every one of `scores` is finite, [N, 10]."""
+    classes = labels.ndim == 1 and labels.dtype.kind in "iu" and ((labels >= 0) & (labels < CLASS_COUNT)).all()
+    shape = (len(labels), CLASS_COUNT) if classes and len(labels) else None
+    if not all(array.shape == shape and array.dtype.kind == "f" and np.isfinite(array).all() for array in scores):
+        raise ValueError("labels that are not classes, or scores [N, 10] that are not finite")
+
+
 def predictions_of_step(path, step):
-    """The arrays of the predictions.npz of a run directory; {} where there is none of `step`, or a damaged one."""
-    try:
-        if json.loads((path / "summary.json").read_text(encoding="utf-8"))["step"] != step:
-            return {}
+    """The true classes [N] and {label: logits [N, 10]} that a run left; None and {} where those of `step` are not
+    there, or are not what its summary.json says."""
+    with contextlib.suppress(*DAMAGE):
+        summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
         with np.load(path / "predictions.npz", allow_pickle=False) as arrays:
-            found = dict(arrays)
-        return found if len({len(array) for array in found.values()}) == 1 else {}
-    except DAMAGE:
-        return {}
+            scores = dict(arrays)
+        labels = scores.pop("labels")
+        check_predictions(labels, scores.values())
+        accuracy = {label: np.mean(logits.argmax(1) == labels) for label, logits in scores.items()}
+        if (summary["step"], summary["classifiers"]) == (step, accuracy):
+            return labels, scores
+    return None, {}

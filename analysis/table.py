@@ -32,14 +32,15 @@ def rows_of(run):
     Where images are held out, also its accuracy on these at the last evaluation, `validation`, None where training did
     not evaluate it. The test set has no part in the choice, so the test accuracy of the row chosen is an honest one.
     """
-    saved = predictions_of_step(run.path, run.state["step"])  # what training left is not computed again
-    saved = saved if "labels" in saved else {}
+    labels, saved = predictions_of_step(run.path, run.state["step"])  # what training left is not computed again
+    if labels is None or run.flags.test_size not in (None, len(labels)):
+        labels, saved = run.dataset.test.labels, {}
     logits = {}
     for label in run.labels:
         show_status(f"evaluating {label.words} ...")
         logits[str(label)] = saved[str(label)] if str(label) in saved else run.test_logits(label)
     show_status("")
-    rows = compare(logits, saved["labels"] if saved else run.dataset.test.labels)
+    rows = compare(logits, labels)
     chosen, _ = run.choose()
     for row in rows:
         row |= {"step": run.state["step"], "chosen": row["label"] == str(chosen)}

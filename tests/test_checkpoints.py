@@ -1,14 +1,17 @@
 """Checkpoints: what is restored, what survives damage and an end at any moment, and what damage is found."""
 
+import os
+import shlex
 import shutil
 import subprocess
+import sys
 
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 from hypothesis import given
 from hypothesis import strategies as st
-from support.commands import RESUME, assert_ended_well, assert_one_sentence
+from support.commands import RESUME, ROOT, assert_ended_well, assert_one_sentence
 from support.damage import damaged, damages, delete, flip_bit, fuzz, limited_file_size, truncate
 from support.files import contents, rows_without_timings
 
@@ -108,6 +111,9 @@ def test_damaged_newest_checkpoint_is_passed_over_with_a_warning_and_saved_anew(
 def test_what_cannot_be_restored_is_one_sentence_with_a_remedy(model):
     with pytest.raises(UserError, match=r"no checkpoint yet.*--resume --run_dir '"):
         model.restored()
+    (model.path / "metrics.jsonl").write_text("{}\n")  # it had checkpoints, and they were deleted
+    with pytest.raises(UserError, match=r"evaluations, but no checkpoint: restore .*another --run_dir"):
+        model.restored()
     checkpoint = model.save(10)
     with tf.Graph().as_default(), tf.Session() as session:
         tf.get_variable("other", [3])
@@ -163,7 +169,43 @@ def test_end_between_the_two_renames_of_a_replacement_loses_nothing(model):
     checkpoints.put_back(model.path)
     checkpoints.put_back(model.path)  # nothing to put back
     assert model.steps() == [10]
+    shutil.copytree(checkpoint, replaced)
+    (checkpoint / "state.json").unlink()  # the old one was copied, and is half deleted
+    checkpoints.put_back(model.path)
     assert model.restored(["row"]) == 10
+
+
+REPLACE = """
+import pathlib, sys
+from training import checkpoints
+
+class Saver:
+    def save(self, session, name, **options):
+        pathlib.Path("model.index").write_text("later")
+
+path = pathlib.Path(sys.argv[1])
+checkpoints.save(path, Saver(), None, {"step": 5, "rows": ["row"]})
+assert checkpoints.read.__globals__["_state"](checkpoints.newest_whole(path))["rows"] == ["row"]
+"""
+
+
+@pytest.mark.skipif(not shutil.which("unshare") or os.geteuid() != 0, reason="needs unshare, and to be root")
+def test_a_checkpoint_in_the_lower_layer_of_an_overlay_is_replaced(model, tmp_path):
+    """As in a container of an image that holds a run: what is there cannot be renamed."""
+    model.save(5)
+    top = tmp_path / "top"
+    top.mkdir()
+    script = f"""
+        mount -t tmpfs none {top} && mkdir {top}/upper {top}/work {top}/all &&
+        mount -t overlay overlay -o lowerdir=.,upperdir={top}/upper,workdir={top}/work {top}/all || exit 77
+        PYTHONPATH={ROOT} {sys.executable} -c {shlex.quote(REPLACE)} {top}/all
+    """
+    result = subprocess.run(
+        ["unshare", "--mount", "bash", "-c", script], cwd=model.path, capture_output=True, text=True
+    )
+    if result.returncode == 77:
+        pytest.skip(f"overlays cannot be mounted: {result.stderr}")
+    assert result.returncode == 0, result.stderr
 
 
 def test_damaged_checkpoints_of_later_steps_go_once_there_is_a_newer_whole_one(model):

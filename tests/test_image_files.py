@@ -4,6 +4,7 @@ import io
 import os
 import struct
 import zlib
+from itertools import starmap
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +174,19 @@ def test_what_is_transparent_is_white(decode):
         pixels = decode(encoded(image, kind, transparency=transparency)).astype(int)
         assert (pixels[:, :14] == [10, 20, 30]).all()
         assert np.abs(pixels[:, 18:] - right).max() <= 1, (kind, transparency)
+
+
+@pytest.mark.parametrize(("depth", "samples"), [(1, 1), (2, 1), (4, 1), (8, 1), (16, 1), (8, 3), (16, 3)])
+def test_a_transparent_colour_of_a_png_is_white_at_every_depth(decode, depth, samples):
+    """40 x 40 pixels, the left half of that colour, the right one black."""
+    colour = 1 << (depth - 1)
+    bits = f"{colour:0{depth}b}" * samples * 20 + "0" * depth * samples * 20
+    line = int(bits, 2).to_bytes(len(bits) // 8, "big")
+    header = struct.pack(">IIBBBBB", 40, 40, depth, samples - 1, 0, 0, 0)
+    parts = {b"IHDR": header, b"tRNS": struct.pack(">H", colour) * samples, b"IDAT": zlib.compress((b"\0" + line) * 40)}
+    content = b"\x89PNG\r\n\x1a\n" + b"".join(starmap(chunk, [*parts.items(), (b"IEND", b"")]))
+    pixels = decode(content)
+    assert (pixels[:, :14] == 255).all() and (pixels[:, 18:] == 0).all()
 
 
 # ---------------------------------------------------------------------------------------------------------------

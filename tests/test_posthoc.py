@@ -93,6 +93,32 @@ def test_damaged_snapshot_is_named(tmp_path, damage):
         posthoc.Snapshots(tmp_path).synthesise([0.06], [0.05])
 
 
+@pytest.mark.parametrize("place", [1, 2])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"updates": 0},  # every step was skipped, or somebody's own
+        {"updates": -5},
+        {"updates": "x"},
+        {"0.05/w": np.full(3, np.nan)},
+        {"0.05/w": np.array(["a"])},
+        {"foo": np.zeros(3)},
+        {"0.05/w": np.zeros(4)},
+        {"0.1/w": np.zeros(3)},
+    ],
+    ids=str,
+)
+def test_snapshots_that_are_none_of_the_run_are_named_and_do_not_hang(tmp_path, restored, monkeypatch, place, change):
+    (tmp_path / "snapshots").mkdir()
+    for step in (1, 2):
+        arrays = {"0.05/w": np.ones(3), "updates": step} | (change if step == place else {})
+        np.savez(tmp_path / "snapshots" / f"step-{step:09d}.npz", **arrays)
+    monkeypatch.setattr(restored, "values", lambda label: {"w": np.ones(3)})
+    monkeypatch.setattr(restored.flags, "ema_power", [0.05])
+    with pytest.raises(UserError, match=rf"step-00000000{place}\.npz is (damaged|not of this run).*: delete it"):
+        posthoc.evaluate(restored, posthoc.Snapshots(tmp_path), [0.05], [0.06])
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # Coefficients
 

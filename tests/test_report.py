@@ -12,6 +12,7 @@ from support.damage import limited_file_size
 from support.files import contents
 from support.finished_runs import level, make_report, write_run, write_seeds
 
+import report
 from analysis.tables import words
 from training.command import UserError
 
@@ -66,6 +67,14 @@ def test_a_report_that_does_not_fit_on_the_disk_leaves_the_one_before(tmp_path):
     with limited_file_size(10_000), pytest.raises(OSError, match=r"report\.html"):
         make_report(tmp_path / "other", "--output", tmp_path / "out")
     assert contents(tmp_path / "out") == before
+
+
+def test_a_report_that_was_cut_short_may_be_made_again(tmp_path):
+    files = {"report.html": b"", "accuracy.png": None, "report.json": b'{"groups": [], "annealing": []}'}
+    with pytest.raises(TypeError):
+        report.write(tmp_path / "out", files)
+    make_report(write_run(tmp_path / "run"), "--output", tmp_path / "out")
+    assert (tmp_path / "out" / "report.html").stat().st_size > 1000
 
 
 def test_an_output_that_cannot_be_written_is_named(tmp_path):

@@ -92,6 +92,8 @@ def test_a_torn_last_line_is_what_a_crash_leaves(make):
         ({"classifiers": {"raw": 0.5, "ema/0.123/raw": 0.5}}, "different classifiers"),
         ({"validation": {"raw": float("nan")}}, "raw nan is no fraction"),
         ({"validation": 0.5}, "damaged"),
+        ({"validation": {"raw": 0.5, "ema/0.8/raw": 0.5}}, "of other classifiers"),
+        ({"validation": {"zzz": 0.5}}, "of other classifiers"),
     ],
     ids=lambda value: str(value)[:30],
 )
@@ -124,7 +126,9 @@ def test_a_damaged_config_is_named(make, content):
 # Predictions
 
 ZEROS = np.zeros((3, 10), np.float32)
-SOUND = {"labels": np.array([1, 2, 3], np.uint8), "raw": ZEROS, "ema/0.9/raw": ZEROS + np.arange(10, dtype=np.float32)}
+RAW = np.eye(10, dtype=np.float32)[[0, 2, 0]]  # right twice, the average once
+SOUND = {"labels": np.array([9, 2, 0], np.uint8), "raw": RAW, "ema/0.9/raw": ZEROS + np.arange(10, dtype=np.float32)}
+SUMMARY = {"step": 7, "classifiers": {"raw": 2 / 3, LABELS[1]: 1 / 3}}
 
 
 def test_predictions_are_of_an_average_and_its_baseline(make):
@@ -133,9 +137,9 @@ def test_predictions_are_of_an_average_and_its_baseline(make):
         run_files.read_predictions(run, LABELS[1])
     np.savez(run.path / "predictions.npz", **SOUND, **{"raw/recomputed": ZEROS + 1})
     found = run_files.read_predictions(run, LABELS[1])
-    assert (found.epoch, found.labels.dtype, found.labels.tolist()) == (1, np.int64, [1, 2, 3])
+    assert (found.epoch, found.labels.dtype, found.labels.tolist()) == (1, np.int64, [9, 2, 0])
     np.testing.assert_array_equal(found.ema, SOUND[LABELS[1]])
-    np.testing.assert_array_equal(found.baseline, ZEROS)
+    np.testing.assert_array_equal(found.baseline, RAW)
     with pytest.raises(UserError, match="lacks an array"):
         run_files.read_predictions(run, "ema/0.99/raw")
 
@@ -143,7 +147,7 @@ def test_predictions_are_of_an_average_and_its_baseline(make):
 def test_any_byte_of_the_predictions_may_be_damaged(make):
     """The flags of a zip file ask for encryption, patches, versions to come."""
     run = run_files.read_run(make())
-    (run.path / "summary.json").write_text('{"step": 7}')
+    (run.path / "summary.json").write_text(json.dumps(SUMMARY))
     file = run.path / "predictions.npz"
     np.savez(file, **SOUND)
     content = file.read_bytes()
@@ -154,21 +158,23 @@ def test_any_byte_of_the_predictions_may_be_damaged(make):
         run_files.predictions_of_step(run.path, 7)
 
 
-def test_predictions_of_different_lengths_are_computed_anew(make):
-    path = make()
-    (path / "summary.json").write_text('{"step": 7}')
-    np.savez(path / "predictions.npz", **SOUND)
-    assert run_files.predictions_of_step(path, 7).keys() == SOUND.keys()
-    np.savez(path / "predictions.npz", **SOUND | {"raw": ZEROS[:2]})
-    assert run_files.predictions_of_step(path, 7) == {}
-
-
-def test_damaged_predictions_are_named(make):
+def test_damaged_predictions_are_named_or_computed_anew(make):
     labels = [np.array([1, 2, 10]), np.array([1.0, 2, 3]), np.zeros((3, 1), int), np.array([{}, {}, {}])]
-    scores = [np.zeros((3, 9)), ZEROS.astype(int), np.full((3, 10), np.nan)]
+    scores = [np.zeros((3, 9)), ZEROS.astype(int), np.full((3, 10), np.nan), ZEROS[:2]]
     wrong = [{"labels": one} for one in labels] + [{"raw": one} for one in scores]
     run = run_files.read_run(make())
+    (run.path / "summary.json").write_text(json.dumps(SUMMARY))
     for one in [*wrong, dict.fromkeys(SOUND, np.zeros(0, int))]:
         np.savez(run.path / "predictions.npz", **SOUND | one)
         with pytest.raises(UserError, match=r"predictions\.npz is damaged"):
             run_files.read_predictions(run, LABELS[1])
+        assert run_files.predictions_of_step(run.path, 7) == (None, {})
+
+
+def test_predictions_that_are_not_those_of_the_summary_are_computed_anew(make):
+    path = make()
+    (path / "summary.json").write_text(json.dumps(SUMMARY))
+    for change in ({}, {"labels": np.array([0, 3, 1])}, {"raw": SOUND[LABELS[1]]}, {"raw/recomputed": ZEROS}):
+        np.savez(path / "predictions.npz", **SOUND | change)
+        found, scores = run_files.predictions_of_step(path, 7)
+        assert scores.keys() == (set() if change else set(LABELS)) and (found is None) == bool(change)

@@ -256,6 +256,41 @@ def test_data_that_may_not_be_read_are_not_called_damaged(tiny_cifar10, tmp_path
     assert len(result.stderr.splitlines()) == 1 and "get access" in result.stderr and "rm -r" not in result.stderr
 
 
+READING = """
+import pathlib, sys
+import numpy as np
+from analysis import export, posthoc, run_files
+from training.command import UserError
+
+path, model = map(pathlib.Path, sys.argv[1:])
+run = run_files.FinishedRun(path, None, {}, [])
+for file, function, argument in (
+    (path / "metrics.jsonl", run_files.read_run, path),
+    (path / "predictions.npz", lambda run: run_files.read_predictions(run, "ema/0.90/raw"), run),
+    (sorted((path / "snapshots").iterdir())[-1], posthoc.Snapshots, path),
+    (model / "saved_model.pb", export.read_manifest, model),
+):
+    file.chmod(0)
+    try:
+        function(argument)
+    except UserError as error:
+        print(error)
+    file.chmod(0o600)
+"""
+
+
+@pytest.mark.skipif(not shutil.which("setpriv") or os.geteuid() != 0, reason="needs setpriv, and to be root")
+def test_files_that_may_not_be_read_are_not_called_damaged(bank_run, tmp_path):
+    shutil.copytree(bank_run, tmp_path / "run")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "saved_model.pb").write_bytes(b"x")
+    manifest = {"classifier": "raw", "classes": ["c"] * 10, "made": "", "sha256": {}}
+    (tmp_path / "model" / "manifest.json").write_text(json.dumps(manifest))
+    program = quoted("python", "-c", READING, tmp_path / "run", tmp_path / "model")
+    said = shell(f"setpriv --bounding-set=-dac_override,-dac_read_search {program}").stdout.splitlines()
+    assert len(said) == 4 and all(line.endswith("cannot be read: get access") for line in said), said
+
+
 @pytest.mark.parametrize("command", ["train.py --run_dir", "train.py --data_dir", "evaluate.py export --output"])
 @pytest.mark.parametrize("path", [r"$'/tmp/\xff'", "ü" * 126])
 def test_a_path_that_cannot_be_written_is_refused_at_once(command, path):
@@ -318,6 +353,26 @@ def test_a_resumption_on_a_number_of_devices_that_does_not_fit_names_one_that_do
     devices = re.search(r"--devices (\d+)\)", refused.stderr)[1]
     assert forked(*again, "--devices", devices).returncode == 0
     assert [row["epoch"] for row in read_rows(directory)] == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "snapshots", "curves.png"])
+def test_what_stands_in_the_place_of_a_file_or_directory_of_a_run_is_named(forked, bank_run, tmp_path, name):
+    """A link to a disk that was cleaned, or a directory where there was a file."""
+    directory = tmp_path / "run"
+    shutil.copytree(bank_run, directory)
+    place = directory / name
+    if place.is_dir():
+        shutil.rmtree(place)
+        place.symlink_to("/proc/nonexistent")
+    else:
+        place.unlink()
+        (place / "full").mkdir(parents=True)
+    refused = forked("train.py", "--resume", "--run_dir", directory, "--epochs", 3)
+    assert refused.returncode == 1
+    assert str(place) in refused.stderr and "remove what is in its place" in refused.stderr
+    shutil.rmtree(place) if name == "curves.png" else place.unlink()
+    assert forked("train.py", "--resume", "--run_dir", directory, "--epochs", 3).returncode == 0
+    assert [row["epoch"] for row in read_rows(directory)] == [1, 2, 3]
 
 
 @pytest.mark.parametrize(

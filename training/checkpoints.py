@@ -55,7 +55,7 @@ def save(path, saver, session, state):
             for file in [*beside.iterdir(), beside]:
                 flush_to_disk(file)
             if final.exists():
-                final.rename(final.with_name(REPLACED))
+                shutil.move(final, final.with_name(REPLACED))  # an overlay cannot rename what its lower layer has
             beside.rename(final)
             flush_to_disk(final.parent)
             shutil.rmtree(final.with_name(REPLACED), ignore_errors=True)
@@ -81,7 +81,8 @@ def put_back(path):
     replaced = Path(path) / "checkpoints" / REPLACED
     if not replaced.exists():
         return
-    if damage(replaced) is None and not (place := replaced.with_name(f"step-{_state(replaced)['step']:09d}")).exists():
+    if damage(replaced) is None and damage(place := replaced.with_name(f"step-{_state(replaced)['step']:09d}")):
+        shutil.rmtree(place, ignore_errors=True)
         replaced.rename(place)
     shutil.rmtree(replaced, ignore_errors=True)
 
@@ -181,13 +182,18 @@ def of_another(path):
 
 def unusable(path):
     """The error of a run without a checkpoint that is whole."""
-    if not found(path):
+    if not found(path) and not was_evaluated(path):
         resume = f"{script('train')} --resume --run_dir {shlex.quote(shown(path))}"
         return UserError(f"{path} holds no checkpoint yet: let {resume} go on first")
-    return UserError(
-        f"{path} holds no usable checkpoint, every one is damaged: restore {path / 'checkpoints'} from a copy, or "
-        "start anew in another --run_dir"
-    )
+    what = "no usable checkpoint, every one is damaged" if found(path) else "evaluations, but no checkpoint"
+    remedy = f"restore {path / 'checkpoints'} from a copy, or start anew in another --run_dir"
+    return UserError(f"{path} holds {what}: {remedy}")
+
+
+def was_evaluated(path):
+    """Whether a run had a checkpoint once: an evaluation is written down after it was saved."""
+    metrics = path / "metrics.jsonl"
+    return metrics.exists() and metrics.stat().st_size > 0
 
 
 def _sums(directory):

@@ -24,6 +24,8 @@ REMEDIES = {  # what mends a failure of the system, by its errno
     errno.EACCES: "get access",
     errno.EPERM: "get access",
     errno.EROFS: "have the file system mounted for writing",
+    errno.EEXIST: "remove what is in its place",
+    errno.EISDIR: "remove what is in its place",
 }
 SIGNALS = {
     signal.SIGINT: "Ctrl-C",

@@ -177,14 +177,10 @@ def resume_command(path):
 def _check_resumable(path):
     """A run without any checkpoint begins again at step 0, unless evaluations show that it had one."""
     found = checkpoints.found(path)
-    if found and not any(checkpoints.damage(checkpoint) is None for checkpoint in reversed(found)):
+    if not found and not checkpoints.was_evaluated(path):
+        return
+    if not any(checkpoints.damage(checkpoint) is None for checkpoint in reversed(found)):
         raise checkpoints.unusable(path)
-    metrics = path / "metrics.jsonl"
-    if not found and metrics.exists() and metrics.stat().st_size:
-        raise UserError(
-            f"{path} holds evaluations but no checkpoint to resume: restore {path / 'checkpoints'} from a copy, or "
-            "start anew in another --run_dir"
-        )
 
 
 @contextlib.contextmanager
@@ -194,7 +190,8 @@ def _writing(path):
         yield
     except OSError as error:
         remedy = f"{REMEDIES[error.errno]}, or choose" if error.errno in REMEDIES else "choose"
-        raise UserError(f"{path} cannot be written ({error.strerror}): {remedy} another --run_dir") from None
+        where = error.filename or path
+        raise UserError(f"{where} cannot be written ({error.strerror}): {remedy} another --run_dir") from None
 
 
 def _lock(path):
