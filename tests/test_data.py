@@ -43,12 +43,6 @@ def test_synthetic_has_the_form_of_cifar10():
         assert (images.labels.shape, images.labels.dtype) == ((size,), np.int64)
 
 
-def test_synthetic_is_deterministic():
-    for one, other in zip(data.load("synthetic").train, data.load("synthetic").train, strict=True):
-        np.testing.assert_array_equal(one, other)
-    assert not np.array_equal(split(8, seed=1).images, split(8, seed=2).images)
-
-
 def test_synthetic_takes_the_first_images():
     whole, part = data.load("synthetic"), data.load("synthetic", train_size=100, test_size=50)
     for all_of_it, first in ((whole.train, part.train), (whole.test, part.test)):
@@ -127,12 +121,6 @@ def test_label_noise_touches_the_training_labels_alone():
     np.testing.assert_array_equal(noisy.test.labels, clean.test.labels)
 
 
-@pytest.mark.parametrize(("share", "said"), [("0.4", "40%"), ("0.125", "12.5%"), ("0.005", "0.5%")])
-def test_the_share_of_wrong_labels_is_told_as_it_is(share, said):
-    dataset = data.load_for(flags.parse([*TINY_RUN, "--label_noise", share]))
-    assert dataset.source.endswith(f"; {said} of the training labels are wrong")
-
-
 def test_no_more_is_loaded_to_evaluate_than_is_needed():
     """The images of recomputed statistics and of the test set, and those held out are those of training."""
     argv = [*TINY_RUN, "--train_size", "6000"]
@@ -197,10 +185,6 @@ def test_epoch_order_is_a_pure_function_of_seed_and_epoch(order, seed, epoch, si
     np.testing.assert_array_equal(first, order(seed, epoch, size))
     assert not np.array_equal(first, order(seed, epoch + 1, size))
     assert not np.array_equal(first, order(seed + 1, epoch, size))
-
-
-def test_epoch_order_is_not_that_of_the_mirrored_seed(order):
-    assert not np.array_equal(order(1, 2, 100), order(2, 1, 100))
 
 
 def test_epoch_order_is_uniform(order):

@@ -258,10 +258,8 @@ def test_data_that_may_not_be_read_are_not_called_damaged(tiny_cifar10, tmp_path
 
 READING = """
 import pathlib, sys
-import numpy as np
 from analysis import export, posthoc, run_files
 from training.command import UserError
-
 path, model = map(pathlib.Path, sys.argv[1:])
 run = run_files.FinishedRun(path, None, {}, [])
 for file, function, argument in (
