@@ -155,10 +155,8 @@ class Snapshots:
 
     def __init__(self, path):
         self.files = snapshots(path)
-        if not self.files and load_flags(path).ema_power:
-            raise UserError(f"{path} holds no snapshot yet: let {resume_command(path)} go on first")
         if not self.files:
-            raise UserError(f"{path} holds no snapshots: train with --ema_power 0.05 0.1 to keep them")
+            raise UserError(f"{path} holds no snapshots: {how_to_have_some(path)}")
         self.final_time, last = _load(self.files[-1])
         self.shapes = _shapes(last)
         self.widths = sorted({_width_of(name) for name in last})
@@ -185,6 +183,16 @@ class Snapshots:
                     for average, (shares, _) in zip(averages, found, strict=True):
                         average[name] = average.get(name, 0) + shares[i * len(basis) + j] * value.astype(np.float64)
         return averages, [residual for _, residual in found]
+
+
+def how_to_have_some(path):
+    """What a person can do about a run without snapshots."""
+    flags, resume = load_flags(path), resume_command(path)
+    if not flags.ema_power:
+        return "train with --ema_power 0.05 0.1 to keep them"
+    if not (path / "summary.json").exists():
+        return f"let {resume} go on first"
+    return f"restore {path / 'snapshots'} from a copy, or let {resume} --epochs {flags.epochs + 1} make others"
 
 
 def relative_error(weights, reference):

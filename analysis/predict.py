@@ -193,10 +193,11 @@ def decode(content):
     transparent = transparent_colour(image, content)
     with contextlib.suppress(Exception):  # EXIF that cannot be read turns nothing
         image = ImageOps.exif_transpose(image)
-    if image.mode == "I;16":  # `convert` would clip it at 255
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if transparent is not None:
         image.info["transparency"] = transparent
+    if image.mode == "I;16":  # `convert` would clip it at 255
+        grey, opaque = np.asarray(image) >> 8, 255 * (np.asarray(image) != transparent)
+        image = Image.merge("LA", [Image.fromarray(band.astype(np.uint8)) for band in (grey, opaque)])
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -205,9 +206,10 @@ def decode(content):
 
 
 def transparent_colour(image, content):
-    """What is transparent in an image, in its 8 bits: Pillow leaves the colour of a PNG in the depth of the file."""
+    """What is transparent in an image, as Pillow has its pixels: it leaves the colour of a PNG in the file's depth, and
+    makes 8 bits of others than grey ones of 16."""
     colour = image.info.get("transparency")
-    if colour is None or image.format != "PNG" or image.mode not in ("L", "RGB", "I;16"):
+    if colour is None or image.format != "PNG" or image.mode not in ("L", "RGB"):
         return colour
     depth = content[24]
     scaled = [one >> 8 if depth == 16 else one * 255 // (2**depth - 1) for one in np.atleast_1d(colour).tolist()]

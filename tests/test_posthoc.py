@@ -68,7 +68,10 @@ def test_no_snapshots_name_the_flag(tmp_path):
     with pytest.raises(UserError, match="--ema_power"):
         posthoc.main(arguments("posthoc", "--run_dir", tmp_path))
     (tmp_path / "config.json").write_text('{"flags": {"ema_power": [0.05, 0.1]}}')
-    with pytest.raises(UserError, match=r"no snapshot yet: let .* --resume"):
+    with pytest.raises(UserError, match=r"no snapshots: let .* --resume"):
+        posthoc.main(arguments("posthoc", "--run_dir", tmp_path))
+    (tmp_path / "summary.json").write_text("{}")  # it is at its end, and they were deleted
+    with pytest.raises(UserError, match=r"restore .*snapshots from a copy, or let .* --resume .*--epochs 21 make"):
         posthoc.main(arguments("posthoc", "--run_dir", tmp_path))
 
 

@@ -9,10 +9,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from support.commands import EPOCH_STEPS, ROOT, TINY_RUN, ended, wait_until
 from support.files import read_rows, rows_without_timings
+from support.finished_runs import write_run
 
 from training import checkpoints, cifar10
 from training.command import UserError
@@ -59,6 +61,8 @@ def test_a_run_in_odd_surroundings_is_one_in_ordinary_ones(finished_run, tmp_pat
         PYTHONSAFEPATH="1",
         TQDM_NCOLS="abc",
         TQDM_DISABLE="maybe",
+        KERAS_BACKEND="theano",
+        SOURCE_DATE_EPOCH="",
         **nowhere,
     )
     assert (result.returncode, result.stderr) == (0, "")
@@ -85,6 +89,40 @@ def test_closed_streams_change_no_exit_status(closed, arguments, status):
     assert result.returncode == status
     if "2>" not in closed:
         assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_full_disk_under_stdout_is_said(tmp_path):
+    write_run(tmp_path / "run")
+    report = quoted("python", "report.py", tmp_path / "run", "--output", tmp_path / "out")
+    for command, unbuffered in ((report, ""), (report, "1")):
+        result = shell(f"{command} > /dev/full", PYTHONUNBUFFERED=unbuffered)
+        assert result.returncode == 1
+        assert len(result.stderr.splitlines()) == 1 and "make room" in result.stderr
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_slow_reader_of_a_pipe_that_does_not_block_gets_everything(unbuffered):
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    program = "from training import command; command.mend_surroundings(); print('x' * 10**6); command.end('', 0)"
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=writer, env=environment) as process:
+        os.close(writer)
+        time.sleep(0.5)  # until the pipe is full
+        with open(reader) as pipe:
+            assert len(pipe.read()) == 10**6 + 1
+    assert process.returncode == 0
+
+
+@pytest.mark.skipif(not shutil.which("setpriv") or os.geteuid() != 0, reason="needs setpriv, and to be root")
+@pytest.mark.parametrize("mode", [0o000, 0o644])
+def test_a_directory_that_may_not_be_read_beside_the_runs_is_passed_over(tmp_path, mode):
+    write_run(tmp_path / "runs" / "a")
+    (tmp_path / "runs" / "lost+found" / "x").mkdir(parents=True)
+    (tmp_path / "runs" / "lost+found").chmod(mode)
+    report = quoted("python", "report.py", tmp_path / "runs", "--output", tmp_path / "out")
+    result = shell(f"setpriv --bounding-set=-dac_override,-dac_read_search {report}")
+    assert result.returncode == 0, result.stderr
 
 
 def test_a_run_needs_no_stream(tmp_path):

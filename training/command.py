@@ -79,9 +79,11 @@ def mend_surroundings():
     sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # a narrow encoding loses characters, never the command
+        os.set_blocking(stream.fileno(), True)  # a slow reader is waited for
     os.environ["MPLBACKEND"] = "agg"  # figures are files, whatever a notebook has left here
-    # Of another program's progress bars; of an implementation that protobuf has no more.
-    for name in [name for name in os.environ if name.startswith(("TQDM_", "PROTOCOL_BUFFERS_"))]:
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever another program has left in ~/.keras
+    # Of another program's progress bars; of an implementation that protobuf has no more; of a packager, perhaps empty.
+    for name in [name for name in os.environ if name.startswith(("TQDM_", "PROTOCOL_BUFFERS_", "SOURCE_DATE_EPOCH"))]:
         del os.environ[name]
 
 
@@ -140,12 +142,18 @@ def is_out_of_memory(error):
 
 
 def end(sentence, status):
-    """Ends the process with the sentence, if there is one, on stderr; a terminal or pipe that is gone is no trouble."""
-    say(sentence)
+    """Ends the process with the sentence, if there is one, on stderr; a terminal or pipe that is gone is no trouble, a
+    full disk under stdout is."""
     try:
         sys.stdout.flush()
-    except OSError:  # Python would try again at its end, and complain
+    except OSError as error:  # Python would try again at its end, and complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not status and error.errno in REMEDIES:
+            sentence = (
+                f"the output could not be written ({error.strerror}): {REMEDIES[error.errno]}, then run the same command again"
+            )
+            status = 1
+    say(sentence)
     sys.exit(status)
 
 
