@@ -286,6 +286,7 @@ def shapes(values):
     return {name: (value.dtype, value.shape) for name, value in values.items()}
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_worker_stops_all_at_the_same_step(launch, tmp_path):
     directory = tmp_path / "run"
     processes = launch(
@@ -422,6 +423,7 @@ def test_the_error_of_a_session_becomes_a_sentence(message, reason):
     assert reason in places.lost(message, lambda reason: reason)
 
 
+@pytest.mark.slow
 def test_workers_that_were_started_with_different_flags(launch, tmp_path):
     argv = ["train.py", *TRAINING, "--strategy", "multiworker", "--run_dir", tmp_path / "run"]
     for process in launch(*argv, workers=2, each=lambda index: ["--seed", index]):

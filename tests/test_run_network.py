@@ -62,7 +62,7 @@ def test_restoring_changes_no_file_and_needs_a_checkpoint(restored, tmp_path):
     (directory / "config.json").write_text(json.dumps(config))
     assert RestoredRun(directory).after() == "after step 16, epoch 2 of 5 (unfinished)"
     shutil.rmtree(directory / "checkpoints")
-    with pytest.raises(UserError, match="holds no checkpoint yet"):
+    with pytest.raises(UserError, match="but no checkpoint: restore"):
         RestoredRun(directory)
 
 

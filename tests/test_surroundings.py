@@ -125,6 +125,7 @@ def test_a_directory_that_may_not_be_read_beside_the_runs_is_passed_over(tmp_pat
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 def test_a_run_needs_no_stream(tmp_path):
     directory = tmp_path / "run"
     assert shell(f"{quoted('python', 'train.py', *TRAINING, '--run_dir', directory)} <&- >&- 2>&-").returncode == 0
@@ -145,6 +146,7 @@ def test_too_little_memory_is_said_and_no_traceback(tmp_path, kilobytes):
     assert "memory" in result.stderr.lower() and "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_a_file_system_without_fsync_of_directories_and_locks_holds_a_run(finished_run, tmp_path):
     """As CIFS, FUSE, VirtualBox and WSL mounts; several ways of saying so."""
     if not shutil.which("cc"):
@@ -185,6 +187,7 @@ def test_a_file_system_without_fsync_of_directories_and_locks_holds_a_run(finish
     assert rows_without_timings(directory) == rows_without_timings(finished_run[0])
 
 
+@pytest.mark.slow
 def test_the_commit_is_that_of_these_sources_or_none(tmp_path):
     program = "import json; from training.run_directory import source_version; print(json.dumps(source_version()))"
 
@@ -336,7 +339,7 @@ def test_a_path_that_cannot_be_written_is_refused_at_once(command, path):
 
 
 @pytest.mark.skipif(not shutil.which("unshare") or os.geteuid() != 0, reason="needs unshare, and to be root")
-@pytest.mark.parametrize("full", ["TMPDIR", "data"])
+@pytest.mark.parametrize("full", [pytest.param("TMPDIR", marks=pytest.mark.slow), "data"])
 def test_a_full_disk_is_said_to_be_full(tmp_path, full):
     """That of the temporary files is needed by nothing; on that of the data CIFAR-10 cannot be prepared."""
     (tmp_path / "data").mkdir()
@@ -380,6 +383,7 @@ def test_a_stopped_run_goes_on_by_the_command_that_it_names(tmp_path):
     assert shell(compare, cwd=tmp_path).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_resumption_on_a_number_of_devices_that_does_not_fit_names_one_that_does(forked, tmp_path):
     directory = tmp_path / "run"
     assert forked("train.py", *TINY_RUN, "--epochs", 1, "--run_dir", directory).returncode == 0
@@ -391,22 +395,20 @@ def test_a_resumption_on_a_number_of_devices_that_does_not_fit_names_one_that_do
     assert [row["epoch"] for row in read_rows(directory)] == [1, 2]
 
 
-@pytest.mark.parametrize("name", ["tensorboard", "snapshots", "curves.png"])
-def test_what_stands_in_the_place_of_a_file_or_directory_of_a_run_is_named(forked, bank_run, tmp_path, name):
-    """A link to a disk that was cleaned, or a directory where there was a file."""
+@pytest.mark.parametrize(
+    "name", ["tensorboard", *(pytest.param(it, marks=pytest.mark.slow) for it in ("snapshots", "curves.png"))]
+)
+def test_what_stands_in_the_place_of_a_directory_of_a_run_is_named(forked, bank_run, tmp_path, name):
+    """A link to a disk that was cleaned."""
     directory = tmp_path / "run"
     shutil.copytree(bank_run, directory)
     place = directory / name
-    if place.is_dir():
-        shutil.rmtree(place)
-        place.symlink_to("/proc/nonexistent")
-    else:
-        place.unlink()
-        (place / "full").mkdir(parents=True)
+    shutil.rmtree(place)
+    place.symlink_to("/proc/nonexistent")
     refused = forked("train.py", "--resume", "--run_dir", directory, "--epochs", 3)
     assert refused.returncode == 1
     assert str(place) in refused.stderr and "remove what is in its place" in refused.stderr
-    shutil.rmtree(place) if name == "curves.png" else place.unlink()
+    place.unlink()
     assert forked("train.py", "--resume", "--run_dir", directory, "--epochs", 3).returncode == 0
     assert [row["epoch"] for row in read_rows(directory)] == [1, 2, 3]
 

@@ -52,6 +52,7 @@ def test_steps_one_by_one_and_in_one_run_give_the_same_numbers():
     assert_equal_arrays(together.everything(), one_by_one.everything())
 
 
+@pytest.mark.slow
 def test_the_compiled_loop_gives_the_same_numbers_up_to_rounding():
     """After one step: the loss, the gradients (Adam's first moment) and the batch statistics.
 

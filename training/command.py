@@ -149,10 +149,8 @@ def end(sentence, status):
     except OSError as error:  # Python would try again at its end, and complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not status and error.errno in REMEDIES:
-            sentence = (
-                f"the output could not be written ({error.strerror}): {REMEDIES[error.errno]}, then run the same command again"
-            )
-            status = 1
+            remedy = f"{REMEDIES[error.errno]}, then run the same command again"
+            sentence, status = f"the output could not be written ({error.strerror}): {remedy}", 1
     say(sentence)
     sys.exit(status)
 
