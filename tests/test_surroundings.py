@@ -395,9 +395,7 @@ def test_a_resumption_on_a_number_of_devices_that_does_not_fit_names_one_that_do
     assert [row["epoch"] for row in read_rows(directory)] == [1, 2]
 
 
-@pytest.mark.parametrize(
-    "name", ["tensorboard", *(pytest.param(it, marks=pytest.mark.slow) for it in ("snapshots", "curves.png"))]
-)
+@pytest.mark.parametrize("name", ["tensorboard", pytest.param("snapshots", marks=pytest.mark.slow)])
 def test_what_stands_in_the_place_of_a_directory_of_a_run_is_named(forked, bank_run, tmp_path, name):
     """A link to a disk that was cleaned."""
     directory = tmp_path / "run"
