@@ -10,12 +10,12 @@ from analysis.run_files import one_run, reading
 from analysis.run_network import RestoredRun
 from analysis.table import print_wrapped
 from ema import power_gamma
-from training.command import UserError, shown
+from training.command import UserError, resume_command, shown
 from training.files import write_json, write_whole
 from training.flags import load_flags
 from training.labels import RAW, RAW_RECOMPUTED, choose
 from training.records import new_axes, rendered, with_legend
-from training.run_directory import resume_command, snapshots
+from training.run_directory import snapshots
 
 DELETE = "delete it, the other snapshots may suffice"
 MAX_RESIDUAL = 0.05  # of the norm of a profile: what is further from it is an average of another shape
@@ -209,9 +209,10 @@ def _load(file, shapes=None):
     with reading(file, f": {DELETE}"), np.load(file, allow_pickle=False) as arrays:
         averages = dict(arrays)
         updates = int(averages.pop("updates"))
-        if updates < 1 or not all(_width_of(name) and np.isfinite(array).all() for name, array in averages.items()):
+        sound = all(_width_of(name) and np.isfinite(array).all() for name, array in averages.items())
+        if updates < 1 or not averages or not sound:
             raise ValueError("it holds no averages")
-        if not averages or _shapes(averages) != (shapes or _shapes(averages)):
+        if shapes and _shapes(averages) != shapes:
             raise ValueError("its averages are others than those of the last snapshot")
     return updates, averages
 

@@ -9,13 +9,12 @@ import contextlib
 import json
 import os
 import re
-import shlex
 import shutil
 from pathlib import Path
 
 import tensorflow.compat.v1 as tf
 
-from training.command import UserError, script, shown
+from training.command import UserError, resume_command
 from training.files import flush_to_disk, naming, sha256, write_json, write_whole
 from training.log import log
 
@@ -183,8 +182,7 @@ def of_another(path):
 def unusable(path):
     """The error of a run without a checkpoint that is whole."""
     if not found(path) and not was_evaluated(path):
-        resume = f"{script('train')} --resume --run_dir {shlex.quote(shown(path))}"
-        return UserError(f"{path} holds no checkpoint yet: let {resume} go on first")
+        return UserError(f"{path} holds no checkpoint yet: let {resume_command(path)} go on first")
     what = "no usable checkpoint, every one is damaged" if found(path) else "evaluations, but no checkpoint"
     remedy = f"restore {path / 'checkpoints'} from a copy, or start anew in another --run_dir"
     return UserError(f"{path} holds {what}: {remedy}")

@@ -186,6 +186,11 @@ def script(name):
     return shlex.join([known[0] if known else shown(sys.executable), shown(ROOT / f"{name}.py")])
 
 
+def resume_command(path):
+    """What goes on with the run in a directory, for a shell."""
+    return f"{script('train')} --resume --run_dir {shlex.quote(shown(path))}"
+
+
 def shown(path):
     """A path as the person would type it: relative where it lies below the directory that they stand in."""
     with contextlib.suppress(OSError, ValueError):

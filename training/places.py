@@ -13,8 +13,7 @@ import tensorflow as tf2
 import tensorflow.compat.v1 as tf
 
 from training import device, replicas, workers
-from training.command import SIGNALS, UserError
-from training.run_directory import resume_command
+from training.command import SIGNALS, UserError, resume_command
 from training.trainer import Follower, Trainer
 
 SAME_EVERYWHERE = 8  # bytes of a digest that the workers compare

@@ -18,7 +18,6 @@ import itertools
 import os
 import platform
 import re
-import shlex
 import socket
 import subprocess
 import time
@@ -29,7 +28,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from training import checkpoints
-from training.command import REMEDIES, ROOT, UserError, leavings, script, shown
+from training.command import REMEDIES, ROOT, UserError, leavings
 from training.files import write_arrays, write_json
 from training.flags import is_utf8, load_config, load_flags, load_precision
 from training.log import log, send_log_to
@@ -143,10 +142,6 @@ class RunDirectory:
         (self.path / "snapshots").mkdir(exist_ok=True)
         write_arrays(self.path / "snapshots" / f"step-{step:09d}.npz", arrays)
 
-    @property
-    def resume_command(self):
-        return resume_command(self.path)
-
 
 def snapshots(path):
     """The snapshots of a run, oldest first; a copy beside them is none."""
@@ -168,10 +163,6 @@ def take_directory():
                 leavings.append(path)
                 return path
             path = name.with_name(f"{name.name}-{number}")
-
-
-def resume_command(path):
-    return f"{script('train')} --resume --run_dir {shlex.quote(shown(path))}"
 
 
 def _check_resumable(path):

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from training import checkpoints
-from training.command import REMEDIES, SIGNALS, UserError, script, show_status, shown
+from training.command import REMEDIES, SIGNALS, UserError, resume_command, show_status, shown
 from training.files import write_arrays, write_json
 from training.log import Progress, cost, ending, evaluation, log, parameters, preamble, why_behind
 from training.loop import MAX_SKIPPED
@@ -56,12 +56,12 @@ class Trainer:
             if not (self.directory.path / "config.json").exists():
                 raise UserError(
                     f"{shown(self.directory.path)} was taken away while the run was writing it: where it is now, "
-                    f"continue it ({script('train')} --resume --run_dir ITS_NEW_NAME), else start anew"
+                    f"continue it ({resume_command('ITS_NEW_NAME')}), else start anew"
                 ) from None
             remedy = f"{REMEDIES[error.errno]}, then continue" if error.errno in REMEDIES else "continue"
             raise UserError(
                 f"{error.filename or self.directory.path} could not be written ({error.strerror or error}): {remedy} "
-                f"with: {self.directory.resume_command}"
+                f"with: {resume_command(self.directory.path)}"
             ) from None
 
     def begin(self):
@@ -215,7 +215,7 @@ class Trainer:
         self.save()
         raise UserError(
             f"stopped by {SIGNALS[self.stop.signal]} at step {self.step}, checkpoint saved; "
-            f"continue with: {self.directory.resume_command}",
+            f"continue with: {resume_command(self.directory.path)}",
             128 + self.stop.signal,
         )
 
