@@ -192,7 +192,8 @@ def how_to_have_some(path):
         return "train with --ema_power 0.05 0.1 to keep them"
     if not (path / "summary.json").exists():
         return f"let {resume} go on first"
-    return f"restore {path / 'snapshots'} from a copy, or let {resume} --epochs {flags.epochs + 1} make others"
+    others = f", or let {resume} --epochs {flags.epochs + 1} make others"
+    return f"restore {path / 'snapshots'} from a copy{'' if flags.lr_cooldown else others}"
 
 
 def relative_error(weights, reference):

@@ -92,7 +92,7 @@ def test_an_export_shows_none(run, finished_run, tmp_path):
 def test_an_ordinary_mistake_shows_none(run, tmp_path):
     """One that is found after TensorFlow's import, with the remedy for it."""
     result = run("train.py", *TINY_RUN, "--device", "gpu", "--run_dir", tmp_path / "run", environment=TALKATIVE)
-    assert_one_sentence(result, 1, "--device gpu", "requirements/gpu.txt", "--device cpu")
+    assert_one_sentence(result, 1, "--device gpu", ROOT / "requirements/gpu.txt", "--device cpu")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -73,6 +73,9 @@ def test_no_snapshots_name_the_flag(tmp_path):
     (tmp_path / "summary.json").write_text("{}")  # it is at its end, and they were deleted
     with pytest.raises(UserError, match=r"restore .*snapshots from a copy, or let .* --resume .*--epochs 21 make"):
         posthoc.main(arguments("posthoc", "--run_dir", tmp_path))
+    (tmp_path / "config.json").write_text('{"flags": {"ema_power": [0.05, 0.1], "lr_cooldown": 4}}')  # no longer, then
+    with pytest.raises(UserError, match=r"restore .*snapshots from a copy$"):
+        posthoc.main(arguments("posthoc", "--run_dir", tmp_path))
 
 
 @pytest.mark.parametrize("name", ["step-000000002 (copy)", "step-000000002.sync-conflict", "step-000000009_mine"])

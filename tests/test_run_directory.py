@@ -72,6 +72,12 @@ def test_a_file_in_the_place_of_the_directory_is_refused_and_kept(tmp_path):
     assert (tmp_path / "file").read_text() == "kept"
 
 
+def test_a_run_that_cannot_be_written_is_not_to_be_resumed_in_another_directory(tmp_path):
+    (made(tmp_path / "run") / ".lock").mkdir()
+    with pytest.raises(UserError, match=r"\.lock cannot be written .*, or resume a copy of it$"):
+        directory_of(tmp_path / "run", "--resume").enter()
+
+
 @pytest.mark.parametrize("name", sorted(run_directory.UNBEGUN))
 def test_new_run_takes_a_directory_in_which_a_start_was_cut_short(tmp_path, name):
     (tmp_path / name).write_text("{")

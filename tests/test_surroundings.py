@@ -47,6 +47,7 @@ def quoted(*arguments):
 def test_a_run_in_odd_surroundings_is_one_in_ordinary_ones(finished_run, tmp_path):
     """A notebook's matplotlib, a user's LaTeX, no directory for temporary files or settings, ASCII, another's git."""
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\nbackend: nonsense\n")
+    (tmp_path / "keras.json").write_text('{"floatx": "bfloat16", "image_data_format": "x"}')
     directory = tmp_path / "räksmörgås [1]  x"
     nowhere = dict.fromkeys(["TMPDIR", "HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR"], "/proc/nonexistent")  # cannot be made
     result = shell(
@@ -62,6 +63,7 @@ def test_a_run_in_odd_surroundings_is_one_in_ordinary_ones(finished_run, tmp_pat
         TQDM_NCOLS="abc",
         TQDM_DISABLE="maybe",
         KERAS_BACKEND="theano",
+        KERAS_HOME=str(tmp_path),
         SOURCE_DATE_EPOCH="",
         **nowhere,
     )
@@ -98,6 +100,35 @@ def test_a_full_disk_under_stdout_is_said(tmp_path):
         result = shell(f"{command} > /dev/full", PYTHONUNBUFFERED=unbuffered)
         assert result.returncode == 1
         assert len(result.stderr.splitlines()) == 1 and "make room" in result.stderr
+        assert unbuffered or "again" not in result.stderr  # a run or an export is not to be made again
+        assert (tmp_path / "out" / "report.html").exists()
+
+
+@pytest.mark.skipif(not shutil.which("setpriv") or os.geteuid() != 0, reason="needs setpriv, and to be root")
+@pytest.mark.parametrize("script", ["train.py --dataset synthetic", "report.py RUN", "evaluate.py table --run_dir RUN"])
+def test_a_directory_to_stand_in_that_one_may_not_enter_is_refused(tmp_path, script):
+    """As after `sudo -u somebody` in a home of mode 700."""
+    command = script.replace("train.py", f"train.py {quoted(*TINY_RUN, '--run_dir', tmp_path / 'run')}")
+    (tmp_path / "home").mkdir()
+    command = f"chmod 0 .; setpriv --bounding-set=-dac_override,-dac_read_search python {ROOT}/{command}"
+    result = shell(command, cwd=tmp_path / "home")
+    assert result.returncode == 1 and not (tmp_path / "run").exists()
+    assert len(result.stderr.splitlines()) == 1 and "cd to another" in result.stderr
+
+
+@pytest.mark.skipif(sys.prefix == sys.base_prefix, reason="needs a virtual environment")
+def test_what_is_not_installed_is_installed_where_pip_may(tmp_path):
+    """A distribution keeps pip from its own Python; TFDS is imported when it is needed."""
+    train, requirements = quoted(ROOT / "train.py"), quoted(ROOT / "requirements.txt")
+    result = shell(f"{sys._base_executable} -I {train} --dataset synthetic", cwd=tmp_path)
+    if result.returncode == 1:  # it has no TensorFlow
+        assert f"/bin/python -m pip install -r {requirements}" in result.stderr and "venv" in result.stderr
+    missing = 'ModuleNotFoundError("No module named x", name="tensorflow_datasets")'
+    (tmp_path / "tensorflow_datasets.py").write_text(f"raise {missing}")
+    result = shell(f"python {train} --epochs 1", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert result.returncode == 1 and not list((tmp_path / "runs").iterdir())
+    sentence = f"the package tensorflow_datasets is not installed: {sys.executable} -m pip install -r {requirements}"
+    assert result.stderr == f"train.py: {sentence}\n"
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
@@ -213,6 +244,7 @@ def test_the_commit_is_that_of_these_sources_or_none(tmp_path):
 # Paths
 
 
+@pytest.mark.slow
 def test_runs_without_a_name_have_directories_of_their_own(tmp_path):
     command = quoted("python", ROOT / "train.py", *TINY_RUN, "--epochs", 1)
     result = shell(f"{command} & {command}; wait", cwd=tmp_path)
@@ -260,6 +292,7 @@ def test_a_link_to_nothing_in_the_place_of_the_runs_is_named(tmp_path):
     assert "runs cannot be written" in result.stderr and "--run_dir" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_run_whose_directory_is_taken_away_says_so(tmp_path):
     directory = tmp_path / "run"
     argv = [*TINY_RUN, "--epochs", "100000", "--checkpoint_every", "0.0001", "--run_dir", str(directory)]
@@ -395,7 +428,8 @@ def test_a_resumption_on_a_number_of_devices_that_does_not_fit_names_one_that_do
     assert [row["epoch"] for row in read_rows(directory)] == [1, 2]
 
 
-@pytest.mark.parametrize("name", ["tensorboard", pytest.param("snapshots", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tensorboard", "snapshots"])
 def test_what_stands_in_the_place_of_a_directory_of_a_run_is_named(forked, bank_run, tmp_path, name):
     """A link to a disk that was cleaned."""
     directory = tmp_path / "run"

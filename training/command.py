@@ -63,6 +63,7 @@ def run(name, parse, loads="TensorFlow"):
     for number in handled_signals():
         signal.signal(number, end_at_signal)
     arguments = or_exit(parse)
+    or_exit(check_directory)
     or_exit(hold_native_messages)
     or_exit(or_exit(import_main, name, loads), arguments)
     end("", 0)
@@ -81,10 +82,16 @@ def mend_surroundings():
         stream.reconfigure(errors="backslashreplace")  # a narrow encoding loses characters, never the command
         os.set_blocking(stream.fileno(), True)  # a slow reader is waited for
     os.environ["MPLBACKEND"] = "agg"  # figures are files, whatever a notebook has left here
-    os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever another program has left in ~/.keras
+    os.environ |= {"KERAS_BACKEND": "tensorflow", "KERAS_HOME": os.devnull}  # nor what lies in ~/.keras
     # Of another program's progress bars; of an implementation that protobuf has no more; of a packager, perhaps empty.
     for name in [name for name in os.environ if name.startswith(("TQDM_", "PROTOCOL_BUFFERS_", "SOURCE_DATE_EPOCH"))]:
         del os.environ[name]
+
+
+def check_directory():
+    """Refuses a directory that one is in, by sudo or su, without a right to: a checkpoint could not come back to it."""
+    if not os.access(".", os.X_OK):
+        raise UserError("you are in a directory that you may not enter: cd to another, and give whole paths")
 
 
 def show_status(text):
@@ -101,18 +108,20 @@ def import_main(name, loads):
     try:
         with contextlib.redirect_stderr(sys.__stderr__):
             return importlib.import_module(name).main
-    except ModuleNotFoundError as error:
-        requirements = shlex.quote(str(ROOT / "requirements.txt"))
-        raise UserError(
-            f"the package {error.name} is not installed: {shlex.quote(sys.executable)} -m pip install -r {requirements}"
-        ) from None
-    except ImportError as error:  # a native library that finds no memory, or is not for this machine
-        raise UserError(
-            f"a package cannot be loaded ({str(error).splitlines()[-1]}): lift a limit on memory (ulimit -v "
-            "unlimited), or install requirements.txt anew"
-        ) from None
     finally:
         show_status("")
+
+
+def how_to_install(requirements):
+    """The commands, for a shell, that install a file of requirements for `python`."""
+    python, environment, file = (
+        shlex.quote(str(path)) for path in (sys.executable, ROOT / ".venv", ROOT / requirements)
+    )
+    install = f"-m pip install -r {file}"
+    if sys.prefix != sys.base_prefix:
+        return f"{python} {install}"
+    # Debian keeps pip from the system's Python.
+    return f"{python} -m venv {environment} && {environment}/bin/python {install} && source {environment}/bin/activate"
 
 
 def or_exit(function, *args):
@@ -127,6 +136,14 @@ def or_exit(function, *args):
         sentence, status = f"{error.filename}: {error.strerror}" if error.filename else error, 1
         if error.errno in REMEDIES:
             sentence = f"{sentence}: {REMEDIES[error.errno]}, then run the same command again"
+    except ModuleNotFoundError as error:
+        sentence, status = f"the package {error.name} is not installed: {how_to_install('requirements.txt')}", 1
+    except ImportError as error:  # a native library that finds no memory, or is not for this machine
+        sentence, status = (
+            f"a package cannot be loaded ({str(error).splitlines()[-1]}): lift a limit on memory "
+            f"(ulimit -v unlimited), or install it anew: {how_to_install('requirements.txt')}",
+            1,
+        )
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -149,8 +166,8 @@ def end(sentence, status):
     except OSError as error:  # Python would try again at its end, and complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not status and error.errno in REMEDIES:
-            remedy = f"{REMEDIES[error.errno]}, then run the same command again"
-            sentence, status = f"the output could not be written ({error.strerror}): {remedy}", 1
+            sentence = f"not all that was printed could be written ({error.strerror}), all else is done: "
+            sentence, status = sentence + REMEDIES[error.errno], 1
     say(sentence)
     sys.exit(status)
 

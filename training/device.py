@@ -10,7 +10,7 @@ from typing import NamedTuple
 import tensorflow as tf2
 import tensorflow.compat.v1 as tf
 
-from training.command import UserError, show_status
+from training.command import UserError, how_to_install, show_status
 
 CLEARLY_FASTER = 1.1  # below that, bfloat16 is not worth its coarseness
 TIMED_IMAGES = 8  # a batch of 64 tells the same, in eight times the time
@@ -32,8 +32,8 @@ def choose(device):
     gpus = tf2.config.list_physical_devices("GPU")
     if device == "gpu" and not gpus:
         raise UserError(
-            "--device gpu: TensorFlow sees no GPU; check nvidia-smi and pip install -r requirements/gpu.txt, or use "
-            "--device cpu"
+            f"--device gpu: TensorFlow sees no GPU; check nvidia-smi and {how_to_install('requirements/gpu.txt')}, or "
+            "use --device cpu"
         )
     if gpus and device != "cpu":
         details = tf2.config.experimental.get_device_details(gpus[0])
