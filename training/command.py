@@ -126,23 +126,23 @@ def how_to_install(requirements):
 
 def or_exit(function, *args):
     """`function(*args)`; where that goes wrong, one sentence on stderr and the end of the process."""
+    sentence, status = "", 1
     try:
         return function(*args)
     except UserError as error:
         sentence, status = error, error.status
     except BrokenPipeError:  # the reader of `| head` has what it wanted
-        sentence, status = "", 128 + signal.SIGPIPE
+        status = 128 + signal.SIGPIPE
     except OSError as error:  # a full disk, a missing permission
-        sentence, status = f"{error.filename}: {error.strerror}" if error.filename else error, 1
+        sentence = f"{error.filename}: {error.strerror}" if error.filename else error
         if error.errno in REMEDIES:
             sentence = f"{sentence}: {REMEDIES[error.errno]}, then run the same command again"
     except ModuleNotFoundError as error:
-        sentence, status = f"the package {error.name} is not installed: {how_to_install('requirements.txt')}", 1
+        sentence = f"the package {error.name} is not installed: {how_to_install('requirements.txt')}"
     except ImportError as error:  # a native library that finds no memory, or is not for this machine
-        sentence, status = (
+        sentence = (
             f"a package cannot be loaded ({str(error).splitlines()[-1]}): lift a limit on memory "
-            f"(ulimit -v unlimited), or install it anew: {how_to_install('requirements.txt')}",
-            1,
+            f"(ulimit -v unlimited), or install it anew: {how_to_install('requirements.txt')}"
         )
     except Exception as error:
         if not is_out_of_memory(error):
