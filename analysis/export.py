@@ -154,7 +154,7 @@ def reload(directory, images, stop):
     with tempfile.TemporaryDirectory(dir=directory) as scratch:  # where there has to be room
         write_arrays(Path(scratch) / "images.npz", {"images": images})
         process = subprocess.Popen(
-            [sys.executable, "-c", RELOAD, scratch],
+            [sys.executable, *["-E"] * sys.flags.ignore_environment, "-c", RELOAD, scratch],
             cwd=directory,  # away from this project's modules
             env={**os.environ, "TF_FORCE_GPU_ALLOW_GROWTH": "true"},  # this process holds memory of the GPU too
             stdout=subprocess.DEVNULL,

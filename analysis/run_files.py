@@ -103,8 +103,11 @@ def read_run(path):
     file = path / "metrics.jsonl"
     with reading(file, f": restore it from a copy, or leave {path} out"):
         text = file.read_text(encoding="utf-8") if file.exists() else ""
-        # Whole lines alone: what comes after the last line break is of a line that a crash cut short.
-        rows = [check_row(json.loads(line)) for line in text.split("\n")[:-1]]
+        *lines, last = text.split("\n")
+        with contextlib.suppress(ValueError):  # of a line that a crash cut short
+            json.loads(last)
+            lines.append(last)
+        rows = [check_row(json.loads(line)) for line in lines]
         if len({frozenset(row["classifiers"]) for row in rows}) > 1:
             raise ValueError("its lines name different classifiers")
     if not rows:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from support.cifar10 import read_examples, spoil, write_examples
 from support.commands import TINY_RUN, assert_ended_well, assert_one_sentence
 from support.damage import delete, flip_bit, truncate
@@ -108,6 +109,19 @@ def test_damaged_metadata_is_refused(tiny_cifar10, content):
     file = tiny_cifar10.folder / "dataset_info.json"
     file.unlink() if content is None else file.write_text(content)
     assert f"rm -r {tiny_cifar10.folder}" in refused(tiny_cifar10.directory)
+
+
+def test_data_of_another_format_are_not_damaged(tiny_cifar10):
+    file = tiny_cifar10.folder / "dataset_info.json"
+    file.write_text(file.read_text().replace("tfrecord", "array_record"))
+    sentence = refused(tiny_cifar10.directory)
+    assert "array_record" in sentence and "--data_dir" in sentence and "rm -r" not in sentence
+
+
+def test_a_default_directory_that_is_no_utf8_is_refused(monkeypatch):
+    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", "/tmp/\udcff")
+    sentence = refused(None)
+    assert "UTF-8" in sentence and "--data_dir" in sentence and "rm -r" not in sentence
 
 
 # ---------------------------------------------------------------------------------------------------------------

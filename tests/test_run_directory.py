@@ -156,7 +156,7 @@ def test_second_process_is_refused_and_reading_is_not(forked, finished_run, tmp_
     directory_of(directory, "--resume").enter()  # this process is the first
     before = contents(directory)
     result = forked(*RESUME, directory, "--epochs", "3")
-    assert_one_sentence(result, 1, directory, f"process {os.getpid()} on", "--run_dir")
+    assert_one_sentence(result, 1, directory, f"process {os.getpid()} on", "kill -CONT", "--run_dir")
     assert contents(directory) == before
     assert_ended_well(forked("evaluate.py", "table", "--run_dir", directory, "--format", "csv"))
     assert contents(directory) == before

@@ -69,6 +69,10 @@ def test_what_holds_no_run_is_named(tmp_path):
 
 def test_a_torn_last_line_is_what_a_crash_leaves(make):
     assert run_files.read_run(make("run", text='{"epoch": 4, "raw_acc')).rows == [GOOD]
+    assert run_files.read_run(make("whole", text=json.dumps(GOOD))).rows == [
+        GOOD,
+        GOOD,
+    ]  # an editor took the line break
 
 
 @pytest.mark.parametrize(

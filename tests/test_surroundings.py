@@ -131,6 +131,21 @@ def test_what_is_not_installed_is_installed_where_pip_may(tmp_path):
     assert result.stderr == f"train.py: {sentence}\n"
 
 
+@pytest.mark.parametrize("command", ["evaluate.py --help", "report.py --help", "evaluate.py export --help"])
+def test_help_that_nobody_reads(command):
+    assert (result := shell(f"python {command} | true; exit ${{PIPESTATUS[0]}}")).returncode == 0, result.stderr
+    full = shell(f"python {command} > /dev/full", PYTHONUNBUFFERED="")
+    assert (full.returncode, len(full.stderr.splitlines())) == (1, 1) and "make room" in full.stderr
+
+
+@pytest.mark.slow
+def test_an_export_from_a_python_that_ignores_the_environment_loads_so(bank_run, tmp_path):
+    """PYTHONPATH is of another Python."""
+    (tmp_path / "numpy.py").write_text("raise ImportError")
+    export = quoted("evaluate.py", "export", "--run_dir", bank_run, "--output", tmp_path / "model")
+    assert (result := shell(f"python -E {export}", PYTHONPATH=str(tmp_path))).returncode == 0, result.stderr
+
+
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_slow_reader_of_a_pipe_that_does_not_block_gets_everything(unbuffered):
     reader, writer = os.pipe()
@@ -330,6 +345,17 @@ def test_data_that_may_not_be_read_are_not_called_damaged(tiny_cifar10, tmp_path
     assert len(result.stderr.splitlines()) == 1 and "get access" in result.stderr and "rm -r" not in result.stderr
 
 
+@pytest.mark.skipif(not shutil.which("setpriv") or os.geteuid() != 0, reason="needs setpriv, and to be root")
+def test_damaged_data_that_one_may_not_delete_are_to_be_mended(tiny_cifar10, tmp_path):
+    tiny_cifar10.shard("train").write_bytes(b"")
+    tiny_cifar10.folder.chmod(0o500)
+    program = quoted(
+        "python", "-c", "import sys; from training import cifar10; cifar10.load(sys.argv[1])", tmp_path / "tfds"
+    )
+    said = shell(f"setpriv --bounding-set=-dac_override,-dac_read_search,-fowner {program}").stderr.splitlines()[-1]
+    assert "contained only 0 elements.): have it mended, or name another directory" in said
+
+
 READING = """
 import pathlib, sys
 from analysis import export, posthoc, run_files
@@ -395,6 +421,12 @@ def test_a_full_disk_is_said_to_be_full(tmp_path, full):
 
 # ---------------------------------------------------------------------------------------------------------------
 # Remedies
+
+
+def test_a_python_that_one_stands_beside_is_not_looked_for_elsewhere():
+    command = f"./{os.path.basename(sys.executable)} {quoted(ROOT / 'train.py')}"
+    result = shell(f"{command} --bogus", cwd=os.path.dirname(sys.executable), PATH="/usr/bin:/bin")
+    assert f"every flag: {command} --help" in result.stderr
 
 
 def test_a_stopped_run_goes_on_by_the_command_that_it_names(tmp_path):

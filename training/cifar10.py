@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from training.command import UserError, is_out_of_memory, script
+from training.flags import is_utf8
 
 IMAGE_SHAPE = (32, 32, 3)
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -45,9 +46,14 @@ def load(data_dir=None, sizes=None):
         if data_dir and (other := prepared_elsewhere(root, folder.name)):
             raise UserError(f"{root} is not the directory that holds cifar10/{folder.name}: say --data_dir {other}")
         _prepare(root)
-    remedy = f"delete it (rm -r {shlex.quote(str(folder))}) and run the same command again to have it prepared anew"
+    delete = f"delete it (rm -r {shlex.quote(str(folder))}) and run the same command again to have it prepared anew"
+    remedy = delete if os.access(folder, os.W_OK) else "have it mended, or name another directory with --data_dir"
     try:
         builder = tfds.builder("cifar10", data_dir=root)
+        if (form := builder.info.file_format) != tfds.core.FileFormat.TFRECORD:
+            raise UserError(
+                f"{folder} is prepared as {form.value}, and not as tfrecord: name another directory with --data_dir"
+            )
         shards = [path for split in builder.info.splits.values() for path in split.filepaths]
         for path in map(Path, [folder / "dataset_info.json", *shards]):
             if not path.exists():
@@ -59,7 +65,7 @@ def load(data_dir=None, sizes=None):
         check_readable(folder)
         if is_out_of_memory(error) or getattr(error, "errno", None) == errno.EIO:
             raise
-        raise UserError(f"{folder} is damaged ({_first_line(error)}): {remedy}") from None
+        raise UserError(f"{folder} is damaged ({_reason(error)}): {remedy}") from None
     return splits, folder
 
 
@@ -71,6 +77,8 @@ def location(data_dir=None):
         root = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
     except RuntimeError:
         raise UserError("there is no home directory to keep CIFAR-10 in: name another with --data_dir") from None
+    if not is_utf8(str(root)):
+        raise UserError(f"{root} is no UTF-8 here: name another directory with --data_dir, or set LC_ALL=C.UTF-8")
     return root, root / "cifar10" / str(tfds.builder_cls("cifar10").VERSION)
 
 
@@ -111,8 +119,10 @@ def prepared_elsewhere(root, version):
     return None
 
 
-def _first_line(error):
-    return next(iter(str(error).splitlines()), type(error).__name__)
+def _reason(error):
+    """The line of an error that says what went wrong: the first one, or TensorFlow's last above its nodes."""
+    lines = [line for line in getattr(error, "message", str(error)).splitlines() if not line.startswith("\t")]
+    return (lines or [type(error).__name__])[-1 if lines[:1] == ["Graph execution error:"] else 0]
 
 
 def _read(builder, split, size=None):
@@ -170,7 +180,7 @@ def _prepare(root):
     except Exception as error:  # TFDS and its HTTP client raise many kinds; each means that the data did not come
         if re.search("No space left|Not enough disk space", str(error)):
             offline = "make room, then run the same command again"
-        raise UserError(f"CIFAR-10 could not be prepared ({_first_line(error)}): {offline}") from None
+        raise UserError(f"CIFAR-10 could not be prepared ({_reason(error)}): {offline}") from None
 
 
 def _check_reachable(offline):

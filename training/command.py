@@ -131,6 +131,8 @@ def or_exit(function, *args):
         return function(*args)
     except UserError as error:
         sentence, status = error, error.status
+    except SystemExit as error:  # of argparse
+        status = error.code
     except BrokenPipeError:  # the reader of `| head` has what it wanted
         status = 128 + signal.SIGPIPE
     except OSError as error:  # a full disk, a missing permission
@@ -200,7 +202,8 @@ def in_one_line(sentence):
 def script(name):
     """How `<name>.py` is called, by this Python, from the directory that the person stands in, for a shell."""
     known = [command for command in ("python", "python3") if shutil.which(command) == sys.executable]
-    return shlex.join([known[0] if known else shown(sys.executable), shown(ROOT / f"{name}.py")])
+    python = Path(sys.executable)
+    return shlex.join([known[0] if known else f"{shown(python.parent)}/{python.name}", shown(ROOT / f"{name}.py")])
 
 
 def resume_command(path):

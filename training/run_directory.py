@@ -200,8 +200,8 @@ def _lock(path):
         holder = file.read().strip() or "another process"
         file.close()
         raise UserError(
-            f"{path} is in use by {holder}: wait until it ends or stop it (kill -TERM, which saves), or choose "
-            "another --run_dir"
+            f"{path} is in use by {holder}: wait until it ends or stop it (kill -TERM, which saves, then kill -CONT), "
+            "or choose another --run_dir"
         ) from None
     except OSError as error:  # some network file systems know no locks
         print(f"warning: {path} cannot be locked ({error.strerror}): let no other process train in it", flush=True)
