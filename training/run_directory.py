@@ -159,10 +159,11 @@ def take_directory():
         name = path = Path.cwd() / time.strftime("runs/%Y%m%d-%H%M%S")
         name.parent.mkdir(parents=True, exist_ok=True)
         for number in itertools.count(2):
+            leavings.append(path)  # before it is there: a signal may come at any moment
             with contextlib.suppress(FileExistsError):
                 path.mkdir()
-                leavings.append(path)
                 return path
+            leavings.remove(path)
             path = name.with_name(f"{name.name}-{number}")
 
 
