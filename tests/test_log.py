@@ -147,19 +147,9 @@ def test_an_evaluation_that_costs_much_is_said_to_where_there_can_be_fewer(secon
 
 def test_the_data_are_described_in_lines_of_their_own():
     labels = labels_of(["0.998"], ["raw"])
-    settings = types.SimpleNamespace(
-        device=types.SimpleNamespace(description="CPU"),
-        precision="float32",
-        precision_reason="",
-        width=1.0,
-        dropout=0.5,
-        epochs=1,
-        batch_size=64,
-        snapshots=0,
-        epoch_steps=9,
-        total_steps=9,
-        labels=labels,
-    )
+    numbers = {"width": 1.0, "dropout": 0.5, "epochs": 1, "batch_size": 64, "snapshots": 0}
+    words = {"device": types.SimpleNamespace(description="CPU"), "precision": "float32", "precision_reason": ""}
+    settings = types.SimpleNamespace(epoch_steps=9, total_steps=9, labels=labels, **numbers, **words)
     graph = types.SimpleNamespace(var_class=[], averages=types.SimpleNamespace(describe=lambda *_: ["a text " * 20]))
     source = "CIFAR-10 from /a/path, 9 images; the last 5 are held out; 40% are wrong"
     lines = "\n".join(log.preamble(settings, source, graph, "runs/x")).splitlines()
