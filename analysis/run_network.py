@@ -21,6 +21,7 @@ class Network:
 
     def __init__(self, build):
         with tf.Graph().as_default() as self.graph:
+            tf.set_random_seed(0)  # the values are replaced, but TF_DETERMINISTIC_OPS=1 demands one
             self.built = build()
             self.variables = tf.global_variables()
             self.session = device.session()

@@ -89,7 +89,8 @@ def drop_last_record(shard):
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_damaged_shard_is_refused(tiny_cifar10, damage, split):
     damage(tiny_cifar10.shard(split))
-    assert f"rm -r {tiny_cifar10.folder}" in refused(tiny_cifar10.directory)
+    sentence = refused(tiny_cifar10.directory)
+    assert f"rm -r {tiny_cifar10.folder}" in sentence and "train.py" in sentence  # report.py prepares none
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -142,6 +143,13 @@ def test_a_proxy_that_is_no_address_is_one_sentence_at_once(forked, tmp_path, pr
     result = forked("train.py", "--data_dir", tmp_path, "--run_dir", tmp_path / "run", environment=environment)
     assert_one_sentence(result, 1, "could not be downloaded", "train.py --dataset synthetic")
     assert "no answer" not in result.stderr
+
+
+@pytest.mark.parametrize(("named", "taken"), [("new/tfds", "new/tfds"), ("", "home/tensorflow_datasets")])
+def test_a_default_directory_that_is_not_there_yet_is_made(forked, tmp_path, named, taken):
+    environment = {"TFDS_DATA_DIR": named and str(tmp_path / named), "HOME": str(tmp_path / "home")}
+    result = forked("train.py", "--run_dir", tmp_path / "run", environment=environment)
+    assert_one_sentence(result, 1, "could not be downloaded", f"mkdir -p {tmp_path / taken}")
 
 
 def test_unreachable_network_is_one_sentence_with_the_ways_out(forked, tmp_path):

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -62,3 +63,10 @@ def test_arrays_are_read_back_without_unpickling(tmp_path, random):
     arrays = {"a/b": random.normal(size=(3, 4)).astype(np.float32), "n": np.array(7)}
     files.write_arrays(tmp_path / "arrays.npz", arrays)
     assert_equal_arrays(read_arrays(tmp_path / "arrays.npz"), arrays)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="needs /proc")
+def test_a_file_that_the_disk_does_not_give_is_named():
+    with pytest.raises(OSError) as caught:
+        files.sha256(Path("/proc/self/mem"))  # the first page of which nobody has
+    assert (caught.value.filename, caught.value.errno) == ("/proc/self/mem", errno.EIO)

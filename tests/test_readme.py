@@ -35,6 +35,13 @@ with tf.Session() as session:
     assert result.returncode == 0, result.stderr
 
 
+def test_the_stop_of_several_machines_spares_their_launcher():
+    pattern = re.search(r'pkill -TERM -f "(.*?)"', (ROOT / "training" / "README.md").read_text())[1]
+    assert re.search(pattern, "/a/bin/python3 train.py --epochs 9") and re.search(pattern, "python /b/train.py")
+    for other in ("ssh host0 cd x && TF_CONFIG='{}' python train.py", "bash -c python train.py", "vim train.py"):
+        assert not re.search(pattern, other)
+
+
 @pytest.mark.parametrize("folder", [".", "results", "benchmarks", "training"])
 def test_files_that_are_linked_are_there(folder):
     for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / folder / "README.md").read_text()):

@@ -139,6 +139,17 @@ def test_help_that_nobody_reads(command):
 
 
 @pytest.mark.slow
+def test_determinism_that_is_asked_for_needs_nothing_else(tmp_path):
+    path, program = (
+        tmp_path / "run",
+        "import model; from training import device; device.bfloat16_speed(model.classifier)",
+    )
+    train = quoted("train.py", *TINY_RUN, "--epochs", 1, "--strategy", "mirrored", "--devices", 2, "--run_dir", path)
+    for command in (train, quoted("evaluate.py", "table", "--run_dir", path), quoted("-c", program)):
+        assert (result := shell(f"python {command}", TF_DETERMINISTIC_OPS="1")).returncode == 0, result.stderr
+
+
+@pytest.mark.slow
 def test_an_export_from_a_python_that_ignores_the_environment_loads_so(bank_run, tmp_path):
     """PYTHONPATH is of another Python."""
     (tmp_path / "numpy.py").write_text("raise ImportError")

@@ -46,7 +46,7 @@ def load(data_dir=None, sizes=None):
         if data_dir and (other := prepared_elsewhere(root, folder.name)):
             raise UserError(f"{root} is not the directory that holds cifar10/{folder.name}: say --data_dir {other}")
         _prepare(root)
-    delete = f"delete it (rm -r {shlex.quote(str(folder))}) and run the same command again to have it prepared anew"
+    delete = f"delete it (rm -r {shlex.quote(str(folder))}), and train.py or evaluate.py has it prepared anew"
     remedy = delete if os.access(folder, os.W_OK) else "have it mended, or name another directory with --data_dir"
     try:
         builder = tfds.builder("cifar10", data_dir=root)
@@ -160,7 +160,7 @@ def _prepare(root):
     )
     if others := sorted(path.name for path in root.glob("cifar10/[0-9]*")):
         print(f"{root / 'cifar10'} holds version {', '.join(others)}, which this TFDS does not read", flush=True)
-    if not os.access(root if root.exists() else root.parent, os.W_OK):
+    if not os.access(next(place for place in (root, *root.absolute().parents) if place.exists()), os.W_OK):
         raise UserError(f"CIFAR-10 is not in {root}, which cannot be written: name another directory with --data_dir")
     if not by_hand:
         print(f"CIFAR-10 is not in {root} yet: downloading 162 MiB from {ARCHIVE_URL}", flush=True)

@@ -23,6 +23,7 @@ REMEDIES = {  # what mends a failure of the system, by its errno
     errno.EAGAIN: "let this user start more processes (ulimit -u)",
     errno.EACCES: "get access",
     errno.EPERM: "get access",
+    errno.EIO: "mend the disk or the connection to it",
     errno.EROFS: "have the file system mounted for writing",
     errno.EEXIST: "remove what is in its place",
     errno.EISDIR: "remove what is in its place",
@@ -86,6 +87,8 @@ def mend_surroundings():
     # Of another program's progress bars; of an implementation that protobuf has no more; of a packager, perhaps empty.
     for name in [name for name in os.environ if name.startswith(("TQDM_", "PROTOCOL_BUFFERS_", "SOURCE_DATE_EPOCH"))]:
         del os.environ[name]
+    if not os.environ.get("TFDS_DATA_DIR"):  # empty, TFDS takes it for the directory that one is in
+        os.environ.pop("TFDS_DATA_DIR", None)
 
 
 def check_directory():
@@ -167,7 +170,7 @@ def end(sentence, status):
         sys.stdout.flush()
     except OSError as error:  # Python would try again at its end, and complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not status and error.errno in REMEDIES:
+        if not status and error.errno in REMEDIES and error.errno != errno.EIO:  # of a terminal that is gone
             sentence = f"not all that was printed could be written ({error.strerror}), all else is done: "
             sentence, status = sentence + REMEDIES[error.errno], 1
     say(sentence)

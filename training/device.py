@@ -89,6 +89,7 @@ def bfloat16_speed(network):
       network: function from images [N, 32, 32, 3] float32 and the keywords of model.classifier to logits.
     """
     with tf.Graph().as_default():
+        tf.set_random_seed(0)  # TF_DETERMINISTIC_OPS=1 demands one
         images = tf.random.stateless_uniform([TIMED_IMAGES, 32, 32, 3], [0, 0], -1, 1)
         steps = {dtype: _gradients(network, images, dtype) for dtype in ("float32", "bfloat16")}
         with session() as timed:

@@ -65,7 +65,8 @@ def write_arrays(path, arrays):
 
 def sha256(path):
     """The SHA-256 digest of a file, in hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with naming(path):
+        return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def flush_to_disk(path):

@@ -113,7 +113,7 @@ def local_once(next_creator, **kwargs):
     if tf.GraphKeys.LOCAL_VARIABLES not in (kwargs["collections"] or []):
         return next_creator(**kwargs)
     with tf.Graph().as_default():  # out of the strategy's scope, where a variable is a plain one
-        plain = type(tf.get_variable("plain", []))
+        plain = type(tf.get_variable("plain", initializer=0.0))
     return plain(**{key: kwargs[key] for key in ("initial_value", "name", "trainable", "collections")})
 
 
