@@ -46,24 +46,6 @@ def test_imports_go_down_the_layers(file):
     assert forbidden(file.read_text(), file.relative_to(ROOT).with_suffix("").parts[0]) == set()
 
 
-@pytest.mark.parametrize(
-    ("top", "source", "found"),
-    [
-        ("model", "import tensorflow, numpy", set()),
-        ("model", "from training.command import UserError", {"training.command"}),
-        ("ema", "def f():\n    import model", {"model"}),
-        ("training", "from training import checkpoints\nfrom training.log import log\nimport data", {"data"}),
-        ("training", "try:\n    from analysis.table import main\nfinally:\n    pass", {"analysis.table"}),
-        ("data", "from training import cifar10, device", {"training.device"}),
-        ("data", "import training", {"training"}),
-        ("analysis", "import data, ema, model, training.log\nfrom train import build", {"train"}),
-        ("train", "from analysis import tables\nfrom ema import ema_getter\nimport report", {"report"}),
-    ],
-)
-def test_a_wrong_import_is_found(top, source, found):
-    assert forbidden(source, top) == found
-
-
 @pytest.mark.parametrize(("package", "most"), [("training", 17), ("analysis", 14), ("benchmarks", 9)])
 def test_a_package_holds_no_more_modules_than_can_be_kept_in_mind(package, most):
     modules = {file.stem for file in (ROOT / package).glob("*.py")} - {"__init__"}
