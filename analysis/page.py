@@ -3,6 +3,7 @@
 import base64
 import functools
 import io
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,7 +59,7 @@ def gallery(group, found, missing, data_dir=None):
         split, names = load_test_split(run.flags.dataset, data_dir or run.flags.data_dir, run.flags.test_size)
         if not np.array_equal(split.labels, labels):
             raise UserError("the predictions were made on other test images than those found")
-    except UserError as error:
+    except (UserError, OSError) as error:  # a disk that fails is no reason to have no report
         return Gallery(f"No gallery of images: {error}.", [], [])
     baseline, average = found[0].baseline.argmax(1), found[0].ema.argmax(1)
     fixed, broken = ((baseline != labels) & (average == labels), (baseline == labels) & (average != labels))
@@ -86,8 +87,8 @@ def load_test_split(dataset, data_dir, test_size):
 
     if dataset == "cifar10":
         _, folder = cifar10.location(data_dir)
-        if not folder.exists():
-            raise UserError(f"CIFAR-10 is not in {folder}, name the directory that holds it with --data_dir")
+        if not os.path.exists(folder):  # for this user
+            raise UserError(f"no CIFAR-10 is seen in {folder}, name the directory that holds it with --data_dir")
     return data.load(dataset, data_dir, None, test_size).test, data.class_names(dataset)
 
 

@@ -135,7 +135,7 @@ def expand(names):
     paths, passed_over = [], 0
     for name in map(Path, names):
         inside = sorted(name.iterdir()) if os.path.isdir(name) and os.access(name, os.R_OK | os.X_OK) else []
-        files = [path for path in inside if path.name[0] != "." and not path.is_dir()]
+        files = [path for path in inside if path.name[0] != "." and not os.path.isdir(path)]
         pictures = [path for path in files if path.suffix.lower() in SUFFIXES]
         paths += pictures or [name]
         passed_over += len(files) - len(pictures)

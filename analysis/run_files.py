@@ -63,13 +63,22 @@ def runs_of(path):
             if (folder / "config.json").exists():
                 found.append(folder)
             elif folder == path or not folder.is_symlink():  # a link may lead back up
-                todo += (child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+                todo += (child for child in folder.iterdir() if may_be_directory(child) and child.name[0] != ".")
         except PermissionError:
-            if folder == path:  # and not a lost+found below it
+            if folder == path:
                 raise
+            print(f"passed over: {folder} cannot be read", file=sys.stderr)
     if not found:
         raise UserError(f"{path} holds no run of train.py: name what was the --run_dir of one")
     return sorted(found)
+
+
+def may_be_directory(path):
+    """Whether a path is a directory, or leads to where one may not look."""
+    try:
+        return path.is_dir()
+    except PermissionError:
+        return True
 
 
 def one_run(name):

@@ -11,10 +11,11 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from support.commands import EPOCH_STEPS, ROOT, TINY_RUN, ended, wait_until
 from support.files import read_rows, rows_without_timings
-from support.finished_runs import write_run
+from support.finished_runs import write_predictions, write_run
 
 from training import checkpoints, cifar10
 from training.command import UserError
@@ -174,12 +175,23 @@ def test_a_slow_reader_of_a_pipe_that_does_not_block_gets_everything(unbuffered)
 @pytest.mark.skipif(not shutil.which("setpriv") or os.geteuid() != 0, reason="needs setpriv, and to be root")
 @pytest.mark.parametrize("mode", [0o000, 0o644])
 def test_a_directory_that_may_not_be_read_beside_the_runs_is_passed_over(tmp_path, mode):
-    write_run(tmp_path / "runs" / "a")
-    (tmp_path / "runs" / "lost+found" / "x").mkdir(parents=True)
-    (tmp_path / "runs" / "lost+found").chmod(mode)
+    """Or that is linked to, or that held the images; what may be read is all there."""
+    secret = tmp_path / "runs" / "lost+found"
+    for seed in range(3):
+        write_run(tmp_path / "runs" / str(seed), "--seed", seed, "--data_dir", secret)
+    answers = np.eye(10)
+    write_predictions(tmp_path / "runs" / "0", np.arange(10), {"raw": answers, "ema/0.998/raw": answers})
+    (secret / "x").mkdir(parents=True)
+    (tmp_path / "runs" / "link.png").symlink_to(secret / "x")
+    (tmp_path / "runs" / "picture.png").touch()
+    secret.chmod(mode)
     report = quoted("python", "report.py", tmp_path / "runs", "--output", tmp_path / "out")
     result = shell(f"setpriv --bounding-set=-dac_override,-dac_read_search {report}")
-    assert result.returncode == 0, result.stderr
+    assert (result.returncode, result.stderr.count("passed over: ")) == (0, 2), result.stderr
+    assert "3 seeds (0, 1, 2)" in result.stdout and "name the directory that holds it" in result.stdout
+    program = "import sys; from analysis import predict; print(len(predict.expand(sys.argv[1:])[0]))"
+    program = quoted("python", "-c", program, tmp_path / "runs")
+    assert shell(f"setpriv --bounding-set=-dac_override,-dac_read_search {program}").stdout == "2\n"
 
 
 @pytest.mark.slow
