@@ -83,12 +83,6 @@ def test_on_a_terminal_every_wait_has_a_name_in_80_columns(tmp_path):
     assert max(len(state) for state in states if str(tmp_path) not in state) <= 80
 
 
-@pytest.mark.slow
-def test_an_export_shows_none(run, finished_run, tmp_path):
-    result = run("evaluate.py", "export", "--run_dir", finished_run[0], "--output", tmp_path / "model")
-    assert (result.returncode, result.stderr) == (0, "")
-
-
 def test_an_ordinary_mistake_shows_none(run, tmp_path):
     """One that is found after TensorFlow's import, with the remedy for it."""
     result = run("train.py", *TINY_RUN, "--device", "gpu", "--run_dir", tmp_path / "run", environment=TALKATIVE)

@@ -22,6 +22,8 @@ from training.command import UserError
 
 TRAINING = [*TINY_RUN, "--ema_decay", "0.90", "--epochs", "2"]  # that of `finished_run`
 PYTHON = {"PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}  # `python` is this one
+PERSON = "setpriv --bounding-set=-dac_override,-dac_read_search,-fowner"  # who has no privileges over files
+needs_setpriv = pytest.mark.skipif(not shutil.which("setpriv") or os.geteuid() != 0, reason="needs setpriv and root")
 
 
 def shell(command, cwd=ROOT, **environment):
@@ -105,13 +107,13 @@ def test_a_full_disk_under_stdout_is_said(tmp_path):
         assert (tmp_path / "out" / "report.html").exists()
 
 
-@pytest.mark.skipif(not shutil.which("setpriv") or os.geteuid() != 0, reason="needs setpriv, and to be root")
+@needs_setpriv
 @pytest.mark.parametrize("script", ["train.py --dataset synthetic", "report.py RUN", "evaluate.py table --run_dir RUN"])
 def test_a_directory_to_stand_in_that_one_may_not_enter_is_refused(tmp_path, script):
     """As after `sudo -u somebody` in a home of mode 700."""
     command = script.replace("train.py", f"train.py {quoted(*TINY_RUN, '--run_dir', tmp_path / 'run')}")
     (tmp_path / "home").mkdir()
-    command = f"chmod 0 .; setpriv --bounding-set=-dac_override,-dac_read_search python {ROOT}/{command}"
+    command = f"chmod 0 .; {PERSON} python {ROOT}/{command}"
     result = shell(command, cwd=tmp_path / "home")
     assert result.returncode == 1 and not (tmp_path / "run").exists()
     assert len(result.stderr.splitlines()) == 1 and "cd to another" in result.stderr
@@ -141,10 +143,8 @@ def test_help_that_nobody_reads(command):
 
 @pytest.mark.slow
 def test_determinism_that_is_asked_for_needs_nothing_else(tmp_path):
-    path, program = (
-        tmp_path / "run",
-        "import model; from training import device; device.bfloat16_speed(model.classifier)",
-    )
+    program = "import model; from training import device; device.bfloat16_speed(model.classifier)"
+    path = tmp_path / "run"
     train = quoted("train.py", *TINY_RUN, "--epochs", 1, "--strategy", "mirrored", "--devices", 2, "--run_dir", path)
     for command in (train, quoted("evaluate.py", "table", "--run_dir", path), quoted("-c", program)):
         assert (result := shell(f"python {command}", TF_DETERMINISTIC_OPS="1")).returncode == 0, result.stderr
@@ -155,7 +155,8 @@ def test_an_export_from_a_python_that_ignores_the_environment_loads_so(bank_run,
     """PYTHONPATH is of another Python."""
     (tmp_path / "numpy.py").write_text("raise ImportError")
     export = quoted("evaluate.py", "export", "--run_dir", bank_run, "--output", tmp_path / "model")
-    assert (result := shell(f"python -E {export}", PYTHONPATH=str(tmp_path))).returncode == 0, result.stderr
+    result = shell(f"python -E {export}", PYTHONPATH=str(tmp_path))
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
@@ -172,7 +173,7 @@ def test_a_slow_reader_of_a_pipe_that_does_not_block_gets_everything(unbuffered)
     assert process.returncode == 0
 
 
-@pytest.mark.skipif(not shutil.which("setpriv") or os.geteuid() != 0, reason="needs setpriv, and to be root")
+@needs_setpriv
 @pytest.mark.parametrize("mode", [0o000, 0o644])
 def test_a_directory_that_may_not_be_read_beside_the_runs_is_passed_over(tmp_path, mode):
     """Or that is linked to, or that held the images; what may be read is all there."""
@@ -186,12 +187,11 @@ def test_a_directory_that_may_not_be_read_beside_the_runs_is_passed_over(tmp_pat
     (tmp_path / "runs" / "picture.png").touch()
     secret.chmod(mode)
     report = quoted("python", "report.py", tmp_path / "runs", "--output", tmp_path / "out")
-    result = shell(f"setpriv --bounding-set=-dac_override,-dac_read_search {report}")
+    result = shell(f"{PERSON} {report}")
     assert (result.returncode, result.stderr.count("passed over: ")) == (0, 2), result.stderr
     assert "3 seeds (0, 1, 2)" in result.stdout and "name the directory that holds it" in result.stdout
     program = "import sys; from analysis import predict; print(len(predict.expand(sys.argv[1:])[0]))"
-    program = quoted("python", "-c", program, tmp_path / "runs")
-    assert shell(f"setpriv --bounding-set=-dac_override,-dac_read_search {program}").stdout == "2\n"
+    assert shell(f"{PERSON} {quoted('python', '-c', program, tmp_path / 'runs')}").stdout == "2\n"
 
 
 @pytest.mark.slow
@@ -356,26 +356,23 @@ def test_a_directory_to_stand_in_that_is_no_utf8_is_refused_before_anything_is_t
     assert len(result.stderr.splitlines()) == 1 and "UTF-8" in result.stderr
 
 
-@pytest.mark.skipif(not shutil.which("setpriv") or os.geteuid() != 0, reason="needs setpriv, and to be root")
+@needs_setpriv
 @pytest.mark.parametrize("place", [".", "dataset_info.json", "cifar10-train.tfrecord-00000-of-00001"])
 def test_data_that_may_not_be_read_are_not_called_damaged(tiny_cifar10, tmp_path, place):
     (tiny_cifar10.folder / place).chmod(0)
-    person = "setpriv --bounding-set=-dac_override,-dac_read_search"  # who has no privileges over files
     argv = ["--data_dir", tiny_cifar10.directory, "--run_dir", tmp_path / "run", "--batch_size", 4]
-    result = shell(f"{person} {quoted('python', 'train.py', *argv)}")
+    result = shell(f"{PERSON} {quoted('python', 'train.py', *argv)}")
     (tiny_cifar10.folder / place).chmod(0o700)
     assert result.returncode == 1
     assert len(result.stderr.splitlines()) == 1 and "get access" in result.stderr and "rm -r" not in result.stderr
 
 
-@pytest.mark.skipif(not shutil.which("setpriv") or os.geteuid() != 0, reason="needs setpriv, and to be root")
+@needs_setpriv
 def test_damaged_data_that_one_may_not_delete_are_to_be_mended(tiny_cifar10, tmp_path):
     tiny_cifar10.shard("train").write_bytes(b"")
     tiny_cifar10.folder.chmod(0o500)
-    program = quoted(
-        "python", "-c", "import sys; from training import cifar10; cifar10.load(sys.argv[1])", tmp_path / "tfds"
-    )
-    said = shell(f"setpriv --bounding-set=-dac_override,-dac_read_search,-fowner {program}").stderr.splitlines()[-1]
+    program = "import sys; from training import cifar10; cifar10.load(sys.argv[1])"
+    said = shell(f"{PERSON} {quoted('python', '-c', program, tmp_path / 'tfds')}").stderr.splitlines()[-1]
     assert "contained only 0 elements.): have it mended, or name another directory" in said
 
 
@@ -400,7 +397,7 @@ for file, function, argument in (
 """
 
 
-@pytest.mark.skipif(not shutil.which("setpriv") or os.geteuid() != 0, reason="needs setpriv, and to be root")
+@needs_setpriv
 def test_files_that_may_not_be_read_are_not_called_damaged(bank_run, tmp_path):
     shutil.copytree(bank_run, tmp_path / "run")
     (tmp_path / "model").mkdir()
@@ -408,7 +405,7 @@ def test_files_that_may_not_be_read_are_not_called_damaged(bank_run, tmp_path):
     manifest = {"classifier": "raw", "classes": ["c"] * 10, "made": "", "sha256": {}}
     (tmp_path / "model" / "manifest.json").write_text(json.dumps(manifest))
     program = quoted("python", "-c", READING, tmp_path / "run", tmp_path / "model")
-    said = shell(f"setpriv --bounding-set=-dac_override,-dac_read_search {program}").stdout.splitlines()
+    said = shell(f"{PERSON} {program}").stdout.splitlines()
     assert len(said) == 4 and all(line.endswith("cannot be read: get access") for line in said), said
 
 

@@ -83,12 +83,12 @@ def mend_surroundings():
         stream.reconfigure(errors="backslashreplace")  # a narrow encoding loses characters, never the command
         os.set_blocking(stream.fileno(), True)  # a slow reader is waited for
     os.environ["MPLBACKEND"] = "agg"  # figures are files, whatever a notebook has left here
-    os.environ |= {"KERAS_BACKEND": "tensorflow", "KERAS_HOME": os.devnull}  # nor what lies in ~/.keras
+    os.environ |= {"KERAS_BACKEND": "tensorflow", "KERAS_HOME": os.devnull}  # whatever lies in ~/.keras
     # Of another program's progress bars; of an implementation that protobuf has no more; of a packager, perhaps empty.
     for name in [name for name in os.environ if name.startswith(("TQDM_", "PROTOCOL_BUFFERS_", "SOURCE_DATE_EPOCH"))]:
         del os.environ[name]
-    if not os.environ.get("TFDS_DATA_DIR"):  # empty, TFDS takes it for the directory that one is in
-        os.environ.pop("TFDS_DATA_DIR", None)
+    if os.environ.get("TFDS_DATA_DIR") == "":  # TFDS takes it for the directory that one is in
+        del os.environ["TFDS_DATA_DIR"]
 
 
 def check_directory():
@@ -117,9 +117,7 @@ def import_main(name, loads):
 
 def how_to_install(requirements):
     """The commands, for a shell, that install a file of requirements for `python`."""
-    python, environment, file = (
-        shlex.quote(str(path)) for path in (sys.executable, ROOT / ".venv", ROOT / requirements)
-    )
+    python, environment, file = map(shlex.quote, map(str, (sys.executable, ROOT / ".venv", ROOT / requirements)))
     install = f"-m pip install -r {file}"
     if sys.prefix != sys.base_prefix:
         return f"{python} {install}"

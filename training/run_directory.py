@@ -34,7 +34,6 @@ from training.flags import is_utf8, load_config, load_flags, load_precision
 from training.log import log, send_log_to
 
 UNBEGUN = {".lock", ".config.json.new"}  # all that a start leaves behind when it is killed before config.json is there
-ANOTHER = "choose another --run_dir"
 locks = {}  # resolved run directory to its open .lock, which is held until the process ends
 
 
@@ -92,7 +91,7 @@ class RunDirectory:
         if not self.chief:
             log.disabled = True  # the chief says it all
             return
-        with _writing(self.path, "resume a copy of it" if self.resume else ANOTHER):
+        with _writing(self.path, self.resume):
             self.path.mkdir(parents=True, exist_ok=True)
             _lock(self.path)
             checkpoints.put_back(self.path)
@@ -123,7 +122,7 @@ class RunDirectory:
             history = history if isinstance(history, list) else [{"step": 0} | first]
         history = [*history, {"step": step, "device": resolved["device"]} | made_with]
         config = {"flags": vars(self.flags)} | resolved | made_with | {"history": history}
-        with _writing(self.path, "resume a copy of it" if self.resume else ANOTHER):
+        with _writing(self.path, self.resume):
             write_json(self.path / "config.json", config)
             send_log_to(self.path / "train.log")
             self._forget_after(step)
@@ -177,11 +176,12 @@ def _check_resumable(path):
 
 
 @contextlib.contextmanager
-def _writing(path, otherwise=ANOTHER):
-    """Turns a failure to write into the directory `path` into one sentence, with what there is to do `otherwise`."""
+def _writing(path, resume=False):
+    """Turns a failure to write into the directory `path` into one sentence."""
     try:
         yield
     except OSError as error:
+        otherwise = "resume a copy of it" if resume else "choose another --run_dir"
         remedy = f"{REMEDIES[error.errno]}, or {otherwise}" if error.errno in REMEDIES else otherwise
         raise UserError(f"{error.filename or path} cannot be written ({error.strerror}): {remedy}") from None
 
