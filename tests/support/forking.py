@@ -5,6 +5,7 @@ import os
 import resource
 import runpy
 import sys
+import threading
 import traceback
 
 from support.commands import CUT_OFF, ROOT, ended
@@ -21,14 +22,16 @@ class Forked(FORKING.Process):
       args: the script and its arguments.
       environment: variables to set.
       file_size: bytes that no file can outgrow, as on a full disk.
+      beside: a function that a thread of the process calls meanwhile.
     """
 
-    def __init__(self, folder, args, environment=None, file_size=None):
+    def __init__(self, folder, args, environment=None, file_size=None, beside=None):
         super().__init__(daemon=True)
         self.args = list(map(str, args))
         self.output = [folder / "stdout", folder / "stderr"]
         self.environment = CUT_OFF | (environment or {})
         self.file_size = resource.RLIM_INFINITY if file_size is None else file_size
+        self.beside = beside
 
     def run(self):
         """What the process does; it ends in here."""
@@ -40,6 +43,8 @@ class Forked(FORKING.Process):
             os.environ.update(self.environment)
             resource.setrlimit(resource.RLIMIT_FSIZE, (self.file_size, resource.RLIM_INFINITY))
             sys.argv = self.args
+            if self.beside:
+                threading.Thread(target=self.beside, daemon=True).start()
             runpy.run_path(str(ROOT / self.args[0]), run_name="__main__")
         except SystemExit as end:
             status = end.code
