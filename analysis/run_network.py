@@ -158,7 +158,9 @@ class RestoredRun:
             # As in training, the last batch is not short: it repeats its last image, and the surplus is cut off.
             padded = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
             answers.append(self.network.session.run(self.outputs, {self.images: padded})[: len(part)])
-        return np.concatenate(answers)
+        if not np.isfinite(logits := np.concatenate(answers)).all():
+            raise UserError(f"the logits of {self.path} are not finite: start anew with a lower --learning_rate")
+        return logits
 
     def test_logits(self, label):
         """[N, 10] float32 of classifier `label` on the test set."""

@@ -173,15 +173,19 @@ def test_what_a_preparation_that_was_killed_left_is_not_taken_for_the_data(tiny_
     assert "checksum" in refused(tiny_cifar10.directory)
 
 
-def test_failed_preparation_leaves_a_directory_that_can_be_tried_again(tmp_path):
-    """A file lies where TFDS would make a directory."""
+@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize("place", ["downloads", "cifar10", "cifar10/3.0.2"])
+def test_what_stands_in_the_place_of_a_directory_of_the_data_is_named(tmp_path, place, linked):
+    """And not overwritten; or a link to a disk that is not there. An archive is, so that the network is not needed."""
     (tmp_path / cifar10.ARCHIVE).write_bytes(b"not the real one")
-    (tmp_path / "downloads").write_text("kept")
-    before = contents(tmp_path)
+    path = tmp_path / place
+    path.parent.mkdir(exist_ok=True)
+    path.symlink_to("/nowhere") if linked else path.write_text("kept")
     sentence = refused(tmp_path)
-    assert cifar10.ARCHIVE_URL in sentence
-    assert refused(tmp_path) == sentence
-    assert contents(tmp_path) == before
+    assert f"rm {path}" in sentence and "fetch" not in sentence
+    assert linked or path.read_text() == "kept"
+    path.unlink()
+    assert "checksum" in refused(tmp_path)
 
 
 def test_archive_that_is_not_the_published_one_is_refused_before_it_is_unpacked(tmp_path):

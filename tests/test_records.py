@@ -83,8 +83,10 @@ def test_tensorboard_has_each_step_once_after_a_resumption(tmp_path):
     before = Records(tmp_path)
     for step in (10, 20, 30):
         before.append(row(step))
+    (tmp_path / "tensorboard" / "notes.txt").touch()  # the person's own
     continued = Records(tmp_path, [row(10), row(20)])
     continued.append(row(30, raw=0.75))
+    assert (tmp_path / "tensorboard" / "notes.txt").exists()
     assert scalars(tmp_path)["raw"]["test_accuracy"] == [(10, 0.25), (20, 0.25), (30, 0.75)]
     files = list(tmp_path.rglob("events.out.tfevents.*"))
     assert len(files) == len({file.parent for file in files}) == 3

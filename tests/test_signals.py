@@ -60,6 +60,14 @@ def test_further_signals_at_once_do_not_cut_the_saving_short(saving, number):
     assert_saved(process)
 
 
+def test_a_signal_while_python_ends_changes_nothing():
+    program = (
+        "import atexit, os; from training import command; atexit.register(os.kill, os.getpid(), {}); command.end('', 0)"
+    )
+    for number in SIGNALS:
+        assert subprocess.run([sys.executable, "-c", program.format(int(number))], cwd=ROOT).returncode == 0
+
+
 def test_only_a_second_ctrl_c_a_second_later_ends_the_process_at_once(saving):
     interrupted, terminated = (saving(number, SECOND + 1) for number in (signal.SIGINT, signal.SIGTERM))
     time.sleep(SECOND + 0.2)

@@ -107,6 +107,13 @@ def test_a_full_disk_under_stdout_is_said(tmp_path):
         assert (tmp_path / "out" / "report.html").exists()
 
 
+@pytest.mark.parametrize(
+    ("command", "status"), [("train.py --bogus", 2), ("report.py /nowhere", 1), ("report.py -h", 0)]
+)
+def test_a_full_disk_under_stderr_changes_no_status(command, status):
+    assert shell(f"python {command} 2> /dev/full", PYTHONUNBUFFERED="").returncode == status
+
+
 @needs_setpriv
 @pytest.mark.parametrize("script", ["train.py --dataset synthetic", "report.py RUN", "evaluate.py table --run_dir RUN"])
 def test_a_directory_to_stand_in_that_one_may_not_enter_is_refused(tmp_path, script):
@@ -367,13 +374,41 @@ def test_data_that_may_not_be_read_are_not_called_damaged(tiny_cifar10, tmp_path
     assert len(result.stderr.splitlines()) == 1 and "get access" in result.stderr and "rm -r" not in result.stderr
 
 
+LOADING = """
+import pathlib, sys
+from training import cifar10
+from training.command import UserError
+root = pathlib.Path(sys.argv[1])
+for path in map(root.__truediv__, sys.argv[2:]):
+    mode = path.stat().st_mode
+    path.chmod(mode & ~0o222 if path.is_dir() else 0)
+    try:
+        cifar10.load(root)
+    except UserError as error:
+        print(error)
+    path.chmod(mode)
+"""
+
+
+def said_without_rights(root, *paths):
+    """What a person hears of the data in `root` who may not write each of some directories, or read a file."""
+    return shell(f"{PERSON} {quoted('python', '-c', LOADING, root, *paths)}").stdout.splitlines()
+
+
 @needs_setpriv
-def test_damaged_data_that_one_may_not_delete_are_to_be_mended(tiny_cifar10, tmp_path):
+def test_damaged_data_that_one_may_not_delete_are_to_be_mended(tiny_cifar10):
     tiny_cifar10.shard("train").write_bytes(b"")
-    tiny_cifar10.folder.chmod(0o500)
-    program = "import sys; from training import cifar10; cifar10.load(sys.argv[1])"
-    said = shell(f"{PERSON} {quoted('python', '-c', program, tmp_path / 'tfds')}").stderr.splitlines()[-1]
-    assert "contained only 0 elements.): have it mended, or name another directory" in said
+    folder = tiny_cifar10.folder.relative_to(tiny_cifar10.directory)
+    said = said_without_rights(tiny_cifar10.directory, folder, folder.parent)
+    assert len(said) == 2
+    assert all("contained only 0 elements.): have it mended, or name another directory" in line for line in said)
+
+
+@needs_setpriv
+def test_an_archive_that_may_not_be_read_is_not_to_be_fetched_again(tmp_path):
+    (tmp_path / cifar10.ARCHIVE).write_bytes(b"x")
+    *_, said = said_without_rights(tmp_path, cifar10.ARCHIVE)
+    assert "get access" in said and "fetch" not in said
 
 
 READING = """

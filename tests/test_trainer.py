@@ -59,6 +59,14 @@ def test_evaluations_checkpoints_and_snapshots_come_when_they_should(forked, tmp
         assert_equal_arrays(read_arrays(file), arrays[file.name])
 
 
+def test_a_run_whose_last_weights_are_not_finite_says_so_and_so_does_what_reads_them(forked, tmp_path):
+    directory = tmp_path / "run"
+    argv = [*TINY_RUN, "--epochs", 1, "--learning_rate", "1e30", "--run_dir", directory]
+    for command in (["train.py", *argv], [*RESUME, directory], ["evaluate.py", "table", "--run_dir", directory]):
+        assert_one_sentence(forked(*command), 1, "logits", "not finite", "--learning_rate")
+    assert not (directory / "predictions.npz").exists()
+
+
 def test_steps_that_are_not_finite_are_counted_and_end_the_run_in_one_sentence(forked, tmp_path):
     """float32 cannot hold the weights that such a rate leads to: the first step is the last one that is finite."""
     directory = tmp_path / "run"

@@ -3,7 +3,6 @@
 import errno
 import os
 import queue
-import re
 import shlex
 import threading
 import urllib.request
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from training.command import UserError, is_out_of_memory, script
+from training.command import REMEDIES, UserError, is_out_of_memory, script
 from training.flags import is_utf8
 
 IMAGE_SHAPE = (32, 32, 3)
@@ -42,12 +41,17 @@ def load(data_dir=None, sizes=None):
     root, folder = location(data_dir)
     if data_dir or root.is_symlink() or root.exists():
         check_directory(root)
+    for place in (folder.parent, folder, root / "downloads"):
+        if os.path.lexists(place) and not os.path.isdir(place):
+            remove = f"remove it (rm {shlex.quote(str(place))})"
+            raise UserError(f"{place} is no directory: {remove} or, if it is a link, mend that")
     if not folder.exists():  # TFDS prepares beside it and renames: where it is, it once was whole
         if data_dir and (other := prepared_elsewhere(root, folder.name)):
             raise UserError(f"{root} is not the directory that holds cifar10/{folder.name}: say --data_dir {other}")
         _prepare(root)
     delete = f"delete it (rm -r {shlex.quote(str(folder))}), and train.py or evaluate.py has it prepared anew"
-    remedy = delete if os.access(folder, os.W_OK) else "have it mended, or name another directory with --data_dir"
+    deletable = all(os.access(path, os.W_OK) for path in (folder, folder.parent))
+    remedy = delete if deletable else "have it mended, or name another directory with --data_dir"
     try:
         builder = tfds.builder("cifar10", data_dir=root)
         if (form := builder.info.file_format) != tfds.core.FileFormat.TFRECORD:
@@ -178,8 +182,10 @@ def _prepare(root):
             f"what came from {ARCHIVE_URL} has the wrong checksum: run the same command again, or {offline}"
         ) from None
     except Exception as error:  # TFDS and its HTTP client raise many kinds; each means that the data did not come
-        if re.search("No space left|Not enough disk space", str(error)):
-            offline = "make room, then run the same command again"
+        words = str(error).replace("Not enough disk space", os.strerror(errno.ENOSPC))
+        for number, remedy in REMEDIES.items():
+            if os.strerror(number) in words:
+                offline = f"{remedy}, then run the same command again"
         raise UserError(f"CIFAR-10 could not be prepared ({_reason(error)}): {offline}") from None
 
 

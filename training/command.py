@@ -80,8 +80,9 @@ def mend_surroundings():
     sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # a narrow encoding loses characters, never the command
-        os.set_blocking(stream.fileno(), True)  # a slow reader is waited for
+        with contextlib.suppress(AttributeError, OSError):  # of a notebook
+            stream.reconfigure(errors="backslashreplace")  # a narrow encoding loses characters, never the command
+            os.set_blocking(stream.fileno(), True)  # a slow reader is waited for
     os.environ["MPLBACKEND"] = "agg"  # figures are files, whatever a notebook has left here
     os.environ |= {"KERAS_BACKEND": "tensorflow", "KERAS_HOME": os.devnull}  # whatever lies in ~/.keras
     # Of another program's progress bars; of an implementation that protobuf has no more; of a packager, perhaps empty.
@@ -166,13 +167,19 @@ def end(sentence, status):
     full disk under stdout is."""
     try:
         sys.stdout.flush()
-    except OSError as error:  # Python would try again at its end, and complain
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        discard(sys.stdout)
         if not status and error.errno in REMEDIES and error.errno != errno.EIO:  # of a terminal that is gone
             sentence = f"not all that was printed could be written ({error.strerror}), all else is done: "
             sentence, status = sentence + REMEDIES[error.errno], 1
+    ignore_signals()  # Python's own end takes a second
     say(sentence)
     sys.exit(status)
+
+
+def discard(stream):
+    """Has what a stream could not write go nowhere: Python would try again at its end, and end with status 120."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def end_at_once(sentence, status):
@@ -187,9 +194,12 @@ def say(sentence):
     for directory in leavings:
         with contextlib.suppress(OSError):  # it holds a run by now
             directory.rmdir()
-    if sentence:
-        with contextlib.suppress(OSError):
-            print(f"{Path(sys.argv[0]).name}: {in_one_line(sentence)}", file=terminal or sys.stderr, flush=True)
+    stream = terminal or sys.stderr
+    try:
+        stream.write(f"{Path(sys.argv[0]).name}: {in_one_line(sentence)}\n" if sentence else "")
+        stream.flush()  # argparse's words too
+    except OSError:
+        discard(stream)
     if terminal:
         with contextlib.suppress(OSError):
             os.write(2, ENDED_WELL)
@@ -265,11 +275,15 @@ def handled_signals():
     return [number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
 
 
+def ignore_signals():
+    for number in handled_signals():
+        signal.signal(number, signal.SIG_IGN)
+
+
 def end_at_signal(number, _):
     """A signal handler for when there is nothing to save. A KeyboardInterrupt amid the start of native modules might
     come out of them as some other error."""
-    for other in handled_signals():
-        signal.signal(other, signal.SIG_IGN)
+    ignore_signals()
     end_at_once(f"stopped by {SIGNALS[number]} before there was anything to save", 128 + number)
 
 

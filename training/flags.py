@@ -30,6 +30,7 @@ MAY_CHANGE = {
 }
 
 LONGEST_NAME = 240  # bytes; of the usual 255, what is written beside a file takes some
+LONGEST_DECAY = 40  # characters; they are part of names
 MAX_DECAY = 1 - 2**-25  # what lies above is 1 in float32
 
 
@@ -118,7 +119,7 @@ def build_parser():
     add("--learning_rate", type=positive, default=1e-3, help="rate of Adam")
     cooled = "last epochs, over which the learning rate falls linearly to 0"
     add("--lr_cooldown", metavar="EPOCHS", type=natural, default=0, help=cooled)
-    add("--adam_beta1", type=share, default=0.5, help="decay of Adam's first moment")
+    add("--adam_beta1", type=moment_decay, default=0.5, help="decay of Adam's first moment")
     drawn = "random seed of weights, data order, dropout and noise"
     add("--seed", type=number(int, 0, 2**31), default=0, help=drawn)
 
@@ -164,19 +165,27 @@ def _add_system(add):
     add("--xla", choices=["auto", "on", "off"], default="auto", help="compilation of the training loop; auto: on a GPU")
 
 
-def decay(text):
-    """A decay as text, because that names variables and classifiers; plain digits, and below 1 in float32 too."""
-    value = number(float, 0, 1)(text)
-    if not re.fullmatch(r"[0-9]*\.?[0-9]*([eE]-?[0-9]+)?", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not written as a plain number, such as 0.998")
+def moment_decay(text):
+    """A decay below 1 in float32 too: at 1 nothing would ever move."""
+    value = share(text)
     if value >= MAX_DECAY:
-        raise argparse.ArgumentTypeError(f"{text} is 1 in float32: the average would never move")
+        raise argparse.ArgumentTypeError(f"{text} is 1 in float32")
+    return value
+
+
+def decay(text):
+    """A decay as text, because that names variables and classifiers; plain digits."""
+    moment_decay(text)
+    if len(text) > LONGEST_DECAY or not re.fullmatch(r"[0-9]*\.?[0-9]*([eE]-?[0-9]+)?", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no plain number of at most {LONGEST_DECAY} characters, such as 0.998"
+        )
     return text
 
 
 def width(text):
     """A relative width, to the digits that name its average."""
-    return float(f"{number(float, 1e-6, 0.28)(text):g}")
+    return number(lambda text: float(f"{float(text):g}"), 1e-6, 0.28)(text)
 
 
 def path(text):

@@ -8,7 +8,6 @@ import io
 import json
 import logging
 import os
-import shutil
 import socket
 import textwrap
 import time
@@ -47,7 +46,6 @@ class Records:
     def __init__(self, path, rows=()):
         self.path, self.rows, self.events = path, list(rows), {}
         write_whole(path / "metrics.jsonl", b"".join(map(_line, self.rows)))
-        shutil.rmtree(path / "tensorboard", ignore_errors=True)  # what a later session took back goes with the rest
         for row in self.rows:
             self._add_events(row)
 
@@ -93,6 +91,8 @@ class Events:
         self.began = time.time()
         self.file = directory / f"events.out.tfevents.{self.began:.6f}.{socket.gethostname()}.{os.getpid()}"
         with naming(self.file):
+            for former in directory.glob("events.out.tfevents.*"):  # of steps that were taken back, too
+                former.unlink()
             self.writer = tf.io.TFRecordWriter(str(self.file))
             self._write(tf.Event(wall_time=self.began, file_version="brain.Event:2"))
             self._write(tf.Event(wall_time=self.began, session_log=tf.SessionLog(status=tf.SessionLog.START)))

@@ -13,6 +13,8 @@ from training.loop import MAX_SKIPPED
 from training.records import Records, draw_curves
 from training.replicas import Saver
 
+DIVERGED = "the loss or its gradients were not finite"
+
 
 class Trainer:
     """Trains one run. `train` does it all; the other methods are its parts.
@@ -119,7 +121,7 @@ class Trainer:
         self.step = int(progress.step)
         self.training_seconds += time.monotonic() - started
         if progress.skipped_in_a_row >= MAX_SKIPPED:
-            self.stop_diverged(f"for {MAX_SKIPPED} steps in a row")
+            self.stop_diverged(f"{DIVERGED} for {MAX_SKIPPED} steps in a row")
         if self.settings.snapshots and self.step == self.next_boundary(before):
             self.directory.save_snapshot(self.step, self.snapshot())
         return float(progress.loss)
@@ -158,7 +160,7 @@ class Trainer:
         steps = self.step - self.interval_start
         counted = steps - int(totals.skipped)
         if not counted:
-            self.stop_diverged(f"in any of the {steps} steps since the last evaluation")
+            self.stop_diverged(f"{DIVERGED} in any of the {steps} steps since the last evaluation")
         accuracy, seconds = {name: {} for name in self.dataset.evaluated}, {}
         for number, label in enumerate(self.graph.tested, 1):
             progress.evaluating(number, len(self.graph.tested))
@@ -197,7 +199,10 @@ class Trainer:
 
     def last_predictions(self):
         """Test logits of every classifier, by label as text."""
-        return self.predictions or {str(label): self.predict(label)["test"] for label in self.graph.tested}
+        predictions = self.predictions or {str(label): self.predict(label)["test"] for label in self.graph.tested}
+        if not all(np.isfinite(logits).all() for logits in predictions.values()):  # by the last few steps
+            self.stop_diverged("the logits are not finite")
+        return predictions
 
     def save(self, *new_rows):
         """Saves a checkpoint, with the rows of every evaluation so far and of `new_rows`."""
@@ -219,10 +224,10 @@ class Trainer:
             128 + self.stop.signal,
         )
 
-    def stop_diverged(self, when):
+    def stop_diverged(self, how):
         sentence = (
-            f"training stopped at step {self.step}: the loss or its gradients were not finite {when}; start anew with "
-            f"a --learning_rate below {self.settings.learning_rate:g}"
+            f"training stopped at step {self.step}: {how}; start anew with a --learning_rate below "
+            f"{self.settings.learning_rate:g}"
         )
         log.error(sentence)  # for train.log
         raise UserError(sentence)
