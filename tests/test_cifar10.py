@@ -119,10 +119,15 @@ def test_data_of_another_format_are_not_damaged(tiny_cifar10):
     assert "array_record" in sentence and "--data_dir" in sentence and "rm -r" not in sentence
 
 
-def test_a_default_directory_that_is_no_utf8_is_refused(monkeypatch):
-    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", "/tmp/\udcff")
-    sentence = refused(None)
-    assert "UTF-8" in sentence and "--data_dir" in sentence and "rm -r" not in sentence
+def test_a_default_directory_that_is_none_is_refused(monkeypatch, tiny_cifar10):
+    for named, said in (
+        ("/tmp/\udcff", "UTF-8"),
+        ("gs://bucket/data", "gs://bucket/data"),
+        (tiny_cifar10.folder.parent, f"--data_dir {tiny_cifar10.directory}"),
+    ):
+        monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(named))
+        sentence = refused(None)
+        assert said in sentence and "--data_dir" in sentence and "rm -r" not in sentence
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,13 @@ def test_failure_to_write_names_the_file_and_leaves_the_old_one_alone(tmp_path):
     assert (caught.value.filename, caught.value.errno) == (str(path), errno.EFBIG)
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["value"]
+
+
+def test_two_may_write_a_file_at_once(tmp_path):
+    contents = [bytes([letter]) * 10**6 for letter in b"ab"]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(files.write_whole, 40 * [tmp_path / "file"], 20 * contents))
+    assert (tmp_path / "file").read_bytes() in contents
 
 
 def test_failure_of_tensorflow_names_the_file_and_its_reason(tmp_path):

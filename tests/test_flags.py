@@ -21,7 +21,7 @@ from training.labels import Label
 
 FLAGS = {  # by their names: the default, another value, and values that are refused, as typed
     "dataset": ("cifar10", "synthetic", "mnist"),
-    "data_dir": (None, "/", ""),
+    "data_dir": (None, "/", "gs://a/b"),
     "train_size": (None, "100", "0 -5 all"),
     "test_size": (None, "100", "0 -5 all"),
     "validation_size": (0, "10", "-5 some"),
@@ -43,7 +43,7 @@ FLAGS = {  # by their names: the default, another value, and values that are ref
     "ema_start": ("initial", "warmup", "zero"),
     "ema_batch_stats": (["raw"], "averaged raw", "mean"),
     "ema_power": (None, "0.1 0.05", "0 1e-200 0.28 0.27999999 nan"),
-    "run_dir": (None, "", ""),
+    "run_dir": (None, "", "gs://a/b"),
     "resume": (False, "", "yes"),
     "eval_every": (1, "2", "0 0.5"),
     "checkpoint_every": (10.0, "5.5", "0 -1 nan inf 10m often"),

@@ -72,9 +72,13 @@ def test_a_file_in_the_place_of_the_directory_is_refused_and_kept(tmp_path):
     assert (tmp_path / "file").read_text() == "kept"
 
 
-def test_a_run_that_cannot_be_written_is_not_to_be_resumed_in_another_directory(tmp_path):
-    (made(tmp_path / "run") / ".lock").mkdir()
-    with pytest.raises(UserError, match=r"\.lock cannot be written .*, or resume a copy of it$"):
+@pytest.mark.parametrize("name", [".lock", "train.log"])
+def test_a_run_that_cannot_be_written_is_not_to_be_resumed_in_another_directory(tmp_path, name):
+    place = made(tmp_path / "run") / name
+    place.mkdir() if name == ".lock" else place.symlink_to("/proc/nonexistent")
+    with pytest.raises(
+        UserError, match=f"{name} cannot be written .*: remove what is in its place, or resume a copy of"
+    ):
         directory_of(tmp_path / "run", "--resume").enter()
 
 

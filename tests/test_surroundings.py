@@ -181,7 +181,7 @@ def test_a_slow_reader_of_a_pipe_that_does_not_block_gets_everything(unbuffered)
 
 
 @needs_setpriv
-@pytest.mark.parametrize("mode", [0o000, 0o644])
+@pytest.mark.parametrize("mode", [pytest.param(0o000, marks=pytest.mark.slow), 0o644])
 def test_a_directory_that_may_not_be_read_beside_the_runs_is_passed_over(tmp_path, mode):
     """Or that is linked to, or that held the images; what may be read is all there."""
     secret = tmp_path / "runs" / "lost+found"
@@ -213,6 +213,14 @@ def test_a_narrow_encoding_loses_characters_but_not_the_sentence(encoding):
     result = shell("python train.py --resume --run_dir '/no\U0001f600 run'", PYTHONIOENCODING=encoding)
     assert result.returncode == 1
     assert "\\U0001f600" in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+def test_a_run_of_another_locale_is_read(tmp_path):
+    """Its config.json names directories that this one cannot name."""
+    write_run(tmp_path / "run", "--run_dir", "/räksmörgås", "--data_dir", "/räksmörgås")
+    report = quoted("python", "report.py", tmp_path / "run", "--output", tmp_path / "out")
+    result = shell(report, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("kilobytes", [100_000, 400_000, 700_000])

@@ -46,7 +46,7 @@ def load(data_dir=None, sizes=None):
             remove = f"remove it (rm {shlex.quote(str(place))})"
             raise UserError(f"{place} is no directory: {remove} or, if it is a link, mend that")
     if not folder.exists():  # TFDS prepares beside it and renames: where it is, it once was whole
-        if data_dir and (other := prepared_elsewhere(root, folder.name)):
+        if other := prepared_elsewhere(root, folder.name):
             raise UserError(f"{root} is not the directory that holds cifar10/{folder.name}: say --data_dir {other}")
         _prepare(root)
     delete = f"delete it (rm -r {shlex.quote(str(folder))}), and train.py or evaluate.py has it prepared anew"
@@ -77,8 +77,11 @@ def location(data_dir=None):
     """The TFDS directory, by default TFDS's own, and the folder in it that CIFAR-10 is prepared in."""
     import tensorflow_datasets as tfds
 
+    named = str(data_dir or tfds.core.constants.DATA_DIR)
+    if "://" in named:
+        raise UserError(f"{named} is no directory of this machine: name one with --data_dir")
     try:
-        root = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+        root = Path(named).expanduser()
     except RuntimeError:
         raise UserError("there is no home directory to keep CIFAR-10 in: name another with --data_dir") from None
     if not is_utf8(str(root)):

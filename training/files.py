@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import io
 import json
@@ -18,15 +19,26 @@ def write_whole(path, content):
       OSError: with the file's name.
     """
     beside = path.with_name(f".{path.name}.new")
-    try:
-        with naming(path):
+    with naming(path), _alone_in(path.parent):
+        try:
             with beside.open("wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _alone_in(directory):
+    """Waits until no other process, which perhaps makes the same report, is within this; some file systems cannot."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(directory, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
 
 
 @contextlib.contextmanager

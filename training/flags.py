@@ -10,6 +10,7 @@ import math
 import os
 import re
 import shlex
+from functools import partial
 from pathlib import Path
 
 from training.command import REMEDIES, UserError, in_one_line, script
@@ -188,27 +189,32 @@ def width(text):
     return number(lambda text: float(f"{float(text):g}"), 1e-6, 0.28)(text)
 
 
-def path(text):
-    """An absolute path: a run is resumed, and its data found again, from any directory."""
+def path(text, here=True):
+    """An absolute path: a run is resumed, its data found again, from any directory; here: it can be named so here."""
     if not text:
         raise argparse.ArgumentTypeError("an empty name is no path")
+    if "://" in text:
+        raise argparse.ArgumentTypeError(f"{text} is no path of this machine: name one")
     try:
         absolute = os.path.abspath(os.path.expanduser(text))
     except OSError:
         raise argparse.ArgumentTypeError(f"{text}: the directory that you are in is gone, cd to another") from None
     # No line break, which a shell would not take back from a sentence.
-    if not text.isprintable() or not is_utf8(absolute):
+    if not text.isprintable() or (here and not is_utf8(absolute)):
         raise argparse.ArgumentTypeError(
-            f"{os.fsencode(absolute)} is no printable UTF-8 here: name another path, or set LC_ALL=C.UTF-8"
+            f"{absolute!a} is no printable UTF-8 here: name another path, or set LC_ALL=C.UTF-8"
         )
-    if any(len(os.fsencode(name)) > LONGEST_NAME for name in absolute.split(os.sep)):
+    if any(len(name.encode(errors="replace")) > LONGEST_NAME for name in absolute.split(os.sep)):
         raise argparse.ArgumentTypeError(f"{absolute}: a name of more than {LONGEST_NAME} bytes, choose a shorter one")
     return absolute
 
 
 def is_utf8(path):
     """Whether TensorFlow, which writes UTF-8 alone, can name a path."""
-    return os.fsencode(path) == path.encode(errors="replace")
+    try:
+        return os.fsencode(path) == path.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def as_argv(values):
@@ -335,6 +341,7 @@ def load_flags(run_dir):
         raise ValueError(message)
 
     parser.error = error
+    parser.register("type", path, partial(path, here=False))  # the run may have been moved, the locale be another
     parser.print_help = lambda: error("it asks for help")
     try:
         return parser.parse_args(as_argv(saved))

@@ -13,6 +13,7 @@ tensorboard/     a directory for each classifier, all on one chart
 
 import argparse
 import contextlib
+import errno
 import fcntl
 import itertools
 import os
@@ -182,8 +183,12 @@ def _writing(path, resume=False):
         yield
     except OSError as error:
         otherwise = "resume a copy of it" if resume else "choose another --run_dir"
-        remedy = f"{REMEDIES[error.errno]}, or {otherwise}" if error.errno in REMEDIES else otherwise
-        raise UserError(f"{error.filename or path} cannot be written ({error.strerror}): {remedy}") from None
+        path = error.filename or path
+        number = (
+            errno.EEXIST if error.errno == errno.ENOENT and os.path.islink(path) else error.errno
+        )  # a link to nothing
+        remedy = f"{REMEDIES[number]}, or {otherwise}" if number in REMEDIES else otherwise
+        raise UserError(f"{path} cannot be written ({error.strerror}): {remedy}") from None
 
 
 def _lock(path):
