@@ -224,7 +224,8 @@ def test_sums_are_what_coreutils_reads(model):
 
 def test_what_a_share_leaves_in_a_checkpoint_is_no_damage(model):
     checkpoint = model.save(10)
-    (checkpoint / "Thumbs.db").write_bytes(b"Windows")
+    for name in ("Thumbs.db", "model.index~", "model.data-00000-of-00001.sync-conflict"):
+        (checkpoint / name).write_bytes(b"x")
     (checkpoint / "@eaDir").mkdir()
     (checkpoint / ".nfs0001").write_bytes(b"NFS")
     assert model.restored() == 10

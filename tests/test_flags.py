@@ -49,7 +49,7 @@ FLAGS = {  # by their names: the default, another value, and values that are ref
     "checkpoint_every": (10.0, "5.5", "0 -1 nan inf 10m often"),
     "device": ("auto", "cpu", "tpu"),
     "strategy": ("none", "mirrored", "all"),
-    "devices": (None, "2", "0 two"),
+    "devices": (None, "2", "0 two 1000"),
     "precision": ("auto", "bfloat16", "float16"),
     "xla": ("auto", "off", "yes"),
 }
@@ -112,8 +112,8 @@ def test_what_is_no_flag_or_given_twice_and_a_resumption_of_nothing_are_refused(
 def test_paths_are_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/reader")
-    parsed = parse(["--run_dir", "here", "--data_dir=~/data"])
-    assert (parsed.run_dir, parsed.data_dir) == (str(tmp_path / "here"), "/home/reader/data")
+    parsed = parse(["--run_dir", "a\u200cb", "--data_dir=~/data\u00a0here"])
+    assert (parsed.run_dir, parsed.data_dir) == (str(tmp_path / "a\u200cb"), "/home/reader/data\u00a0here")
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -316,7 +316,7 @@ def refused(*argv):
     ("argv", "sentence"),
     [
         (["--strategy", "mirrored", "--devices", 3], "--batch_size 16 cannot be split over 3 replicas: ask for 15"),
-        (["--strategy", "mirrored", "--devices", 32], "ask for 32"),
+        (["--strategy", "mirrored", "--devices", 32], "ask for 32, or train on 16 (--devices 16)"),
         (["--devices", 2], "--strategy mirrored"),
         (["--strategy", "mirrored", "--devices", 2, "--xla", "on"], "--xla auto"),
     ],

@@ -82,6 +82,17 @@ def test_a_run_that_cannot_be_written_is_not_to_be_resumed_in_another_directory(
         directory_of(tmp_path / "run", "--resume").enter()
 
 
+def test_a_copy_by_hard_links_is_a_run_of_its_own(tmp_path):
+    (made(tmp_path / "run") / "train.log").write_text("before\n")
+    directory_of(tmp_path / "run", "--resume").enter()
+    shutil.copytree(tmp_path / "run", tmp_path / "copy", copy_function=os.link)
+    copy = directory_of(tmp_path / "copy", "--resume")
+    copy.enter()  # though the other is in use
+    log.info("after")
+    assert (tmp_path / "run" / "train.log").read_text() == "before\n"
+    assert (tmp_path / "copy" / "train.log").read_text() == "before\nafter\n"
+
+
 @pytest.mark.parametrize("name", sorted(run_directory.UNBEGUN))
 def test_new_run_takes_a_directory_in_which_a_start_was_cut_short(tmp_path, name):
     (tmp_path / name).write_text("{")

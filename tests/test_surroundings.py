@@ -217,8 +217,9 @@ def test_a_narrow_encoding_loses_characters_but_not_the_sentence(encoding):
 
 def test_a_run_of_another_locale_is_read(tmp_path):
     """Its config.json names directories that this one cannot name."""
-    write_run(tmp_path / "run", "--run_dir", "/räksmörgås", "--data_dir", "/räksmörgås")
-    report = quoted("python", "report.py", tmp_path / "run", "--output", tmp_path / "out")
+    for seed, name in enumerate(("räksmörgås", "a\u200cb", "a\u00a0b")):
+        write_run(tmp_path / "runs" / str(seed), "--seed", seed, "--run_dir", f"/{name}", "--data_dir", f"/{name}")
+    report = quoted("python", "report.py", tmp_path / "runs", "--output", tmp_path / "out")
     result = shell(report, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
     assert (result.returncode, result.stderr) == (0, "")
 

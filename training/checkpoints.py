@@ -196,5 +196,6 @@ def was_evaluated(path):
 
 def _sums(directory):
     """A line "<sha256>  <name>" for each file of a checkpoint, as sha256sum prints them; shares leave others there."""
-    files = sorted([*directory.glob("model.*"), directory / "state.json"])
+    model = [file for file in directory.glob("model.*") if re.fullmatch(r"model\.(index|data-\d+-of-\d+)", file.name)]
+    files = sorted([*model, directory / "state.json"])
     return "".join(f"{sha256(file)}  {file.name}\n" for file in files)

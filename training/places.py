@@ -46,9 +46,9 @@ def choose(flags):
     count = len(devices) * (len(task.workers) if task else 1)
     if flags.batch_size % count:
         fitting = max(n for n in range(1, count) if flags.batch_size % n == 0)  # a resumed run keeps its batches
-        remedy = f"train on {fitting}" if flags.resume else f"ask for {max(1, round(flags.batch_size / count)) * count}"
-        if flags.resume and not task:
-            remedy += f" (--devices {fitting})"
+        remedy = f"train on {fitting}" if task else f"train on {fitting} (--devices {fitting})"
+        if not flags.resume:
+            remedy = f"ask for {max(1, round(flags.batch_size / count)) * count}, or {remedy}"
         raise UserError(f"--batch_size {flags.batch_size} cannot be split over {count} replicas: {remedy}", 2)
     if count == 1:
         return OneDevice(chosen)

@@ -30,7 +30,7 @@ import tensorflow.compat.v1 as tf
 
 from training import checkpoints
 from training.command import REMEDIES, ROOT, UserError, leavings
-from training.files import write_arrays, write_json
+from training.files import write_arrays, write_json, write_whole
 from training.flags import is_utf8, load_config, load_flags, load_precision
 from training.log import log, send_log_to
 
@@ -94,6 +94,8 @@ class RunDirectory:
             return
         with _writing(self.path, self.resume):
             self.path.mkdir(parents=True, exist_ok=True)
+            for name in (".lock", "train.log"):  # all others are written anew
+                _part(self.path / name)
             _lock(self.path)
             checkpoints.put_back(self.path)
             self.check()  # again: another process may have come and gone since
@@ -189,6 +191,12 @@ def _writing(path, resume=False):
         )  # a link to nothing
         remedy = f"{REMEDIES[number]}, or {otherwise}" if number in REMEDIES else otherwise
         raise UserError(f"{path} cannot be written ({error.strerror}): {remedy}") from None
+
+
+def _part(file):
+    """Parts a file of a run that was copied by hard links from that of the run that it was copied from."""
+    if file.is_file() and file.stat().st_nlink > 1:
+        write_whole(file, file.read_bytes())
 
 
 def _lock(path):
