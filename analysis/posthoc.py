@@ -11,7 +11,7 @@ from analysis.run_network import RestoredRun
 from analysis.table import print_wrapped
 from ema import power_gamma
 from training.command import UserError, resume_command, shown
-from training.files import write_json, write_whole
+from training.files import open_arrays, write_json, write_whole
 from training.flags import load_flags
 from training.labels import RAW, RAW_RECOMPUTED, choose
 from training.records import new_axes, rendered, with_legend
@@ -207,7 +207,7 @@ def relative_error(weights, reference):
 
 def _load(file, shapes=None):
     """The update number and the averages {"<width>/<variable>": array} of a snapshot, of these shapes if given."""
-    with reading(file, f": {DELETE}"), np.load(file, allow_pickle=False) as arrays:
+    with reading(file, f": {DELETE}"), open_arrays(file) as arrays:
         averages = dict(arrays)
         updates = int(averages.pop("updates"))
         sound = all(_width_of(name) and np.isfinite(array).all() for name, array in averages.items())

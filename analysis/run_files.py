@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from training.command import UserError, script
+from training.files import open_arrays
 from training.flags import load_config, load_flags
 from training.labels import Label, baseline_of
 
@@ -150,7 +151,7 @@ def read_predictions(run, ema):
     path = run.path / "predictions.npz"
     if not path.exists():
         raise UserError(f"{run.path} holds no predictions.npz")
-    with reading(path), np.load(path, allow_pickle=False) as arrays:
+    with reading(path), open_arrays(path) as arrays:
         names = ["labels", ema, baseline_of(ema, arrays.files)]
         if missing := [name for name in names if name not in arrays.files]:
             raise UserError(f"{path} lacks an array ({missing[0]})")
@@ -172,7 +173,7 @@ def predictions_of_step(path, step):
     there, or are not what its summary.json says."""
     with contextlib.suppress(*DAMAGE):
         summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
-        with np.load(path / "predictions.npz", allow_pickle=False) as arrays:
+        with open_arrays(path / "predictions.npz") as arrays:
             scores = dict(arrays)
         labels = scores.pop("labels")
         check_predictions(labels, scores.values())

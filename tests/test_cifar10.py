@@ -120,7 +120,10 @@ def test_data_of_another_format_are_not_damaged(tiny_cifar10):
 
 
 def test_a_default_directory_that_is_none_is_refused(monkeypatch, tiny_cifar10):
+    monkeypatch.chdir(tiny_cifar10.folder)
     for named, said in (
+        (".", f"--data_dir {tiny_cifar10.directory}"),
+        ("..", f"--data_dir {tiny_cifar10.directory}"),
         ("/tmp/\udcff", "UTF-8"),
         ("gs://bucket/data", "gs://bucket/data"),
         (tiny_cifar10.folder.parent, f"--data_dir {tiny_cifar10.directory}"),

@@ -88,15 +88,20 @@ def test_a_copy_beside_the_snapshots_is_none(tmp_path, name):
     assert (len(found.files), found.step) == (2, 2)
 
 
-@pytest.mark.parametrize("damage", [truncate, flip_bit])
+def overwrite(file):
+    file.write_text("junk")
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_bit, overwrite])
 def test_damaged_snapshot_is_named(tmp_path, damage):
     (tmp_path / "snapshots").mkdir()
     for step in (1, 2):
         arrays = {"0.05/w": np.arange(1000, dtype=np.float32), "updates": step}
         np.savez(tmp_path / "snapshots" / f"step-{step:09d}.npz", **arrays)
     damage(tmp_path / "snapshots" / "step-000000001.npz")
-    with pytest.raises(UserError, match=r"step-000000001\.npz is damaged"):
+    with pytest.raises(UserError, match=r"step-000000001\.npz is damaged") as caught:
         posthoc.Snapshots(tmp_path).synthesise([0.06], [0.05])
+    assert "pickle" not in str(caught.value)
 
 
 @pytest.mark.parametrize("place", [1, 2])

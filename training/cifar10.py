@@ -81,7 +81,7 @@ def location(data_dir=None):
     if "://" in named:
         raise UserError(f"{named} is no directory of this machine: name one with --data_dir")
     try:
-        root = Path(named).expanduser()
+        root = Path(os.path.abspath(Path(named).expanduser()))  # TFDS_DATA_DIR may be relative
     except RuntimeError:
         raise UserError("there is no home directory to keep CIFAR-10 in: name another with --data_dir") from None
     if not is_utf8(str(root)):
@@ -167,7 +167,7 @@ def _prepare(root):
     )
     if others := sorted(path.name for path in root.glob("cifar10/[0-9]*")):
         print(f"{root / 'cifar10'} holds version {', '.join(others)}, which this TFDS does not read", flush=True)
-    if not os.access(next(place for place in (root, *root.absolute().parents) if place.exists()), os.W_OK):
+    if not os.access(next(place for place in (root, *root.parents) if place.exists()), os.W_OK):
         raise UserError(f"CIFAR-10 is not in {root}, which cannot be written: name another directory with --data_dir")
     if not by_hand:
         print(f"CIFAR-10 is not in {root} yet: downloading 162 MiB from {ARCHIVE_URL}", flush=True)

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import zipfile
 
 import numpy as np
 
@@ -69,10 +70,18 @@ def write_json(path, value):
 
 
 def write_arrays(path, arrays):
-    """Writes an .npz; read it with numpy.load(path, allow_pickle=False)."""
+    """Writes an .npz."""
     content = io.BytesIO()
     np.savez(content, **arrays)
     write_whole(path, content.getvalue())
+
+
+def open_arrays(path):
+    """An .npz that may be damaged, for reading, as a context manager; ValueError: it is none, or is cut short."""
+    with path.open("rb") as file:
+        if not zipfile.is_zipfile(file):  # NumPy takes it for a pickle, and says how to load that
+            raise ValueError("it is no whole .npz")
+    return np.load(path, allow_pickle=False)
 
 
 def sha256(path):
