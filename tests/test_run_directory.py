@@ -82,12 +82,15 @@ def test_a_run_that_cannot_be_written_is_not_to_be_resumed_in_another_directory(
         directory_of(tmp_path / "run", "--resume").enter()
 
 
-def test_a_copy_by_hard_links_is_a_run_of_its_own(tmp_path):
+def test_a_copy_by_hard_links_has_a_log_of_its_own(tmp_path):
     (made(tmp_path / "run") / "train.log").write_text("before\n")
     directory_of(tmp_path / "run", "--resume").enter()
     shutil.copytree(tmp_path / "run", tmp_path / "copy", copy_function=os.link)
     copy = directory_of(tmp_path / "copy", "--resume")
-    copy.enter()  # though the other is in use
+    with pytest.raises(UserError, match="in use"):  # by the lock that they share: never two in one
+        copy.enter()
+    run_directory.locks.pop((tmp_path / "run").resolve()).close()
+    copy.enter()
     log.info("after")
     assert (tmp_path / "run" / "train.log").read_text() == "before\n"
     assert (tmp_path / "copy" / "train.log").read_text() == "before\nafter\n"

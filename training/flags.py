@@ -30,9 +30,8 @@ MAY_CHANGE = {
     "checkpoint_every",
 }
 
-CONTROL = re.compile(
-    r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"
-)  # line breaks too: a shell would not take them back from a sentence
+# Line breaks too, which a shell would not take back from a sentence.
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 LONGEST_NAME = 240  # bytes; of the usual 255, what is written beside a file takes some
 LONGEST_DECAY = 40  # characters; they are part of names
 MAX_DECAY = 1 - 2**-25  # what lies above is 1 in float32
@@ -163,12 +162,8 @@ def _add_system(add):
         "every worker in the environment variable TF_CONFIG"
     )
     add("--strategy", choices=["none", "mirrored", "multiworker"], default="none", help=strategies)
-    add(
-        "--devices",
-        metavar="N",
-        type=number(int, 1, 1000),
-        help="devices of this machine that --strategy uses (default: all GPUs)",
-    )
+    used = "devices of this machine that --strategy uses (default: all GPUs)"
+    add("--devices", metavar="N", type=number(int, 1, 1000), help=used)
     computed = "precision of the convolutions; auto takes bfloat16 where a measurement finds it faster"
     add("--precision", choices=["auto", "float32", "bfloat16"], default="auto", help=computed)
     add("--xla", choices=["auto", "on", "off"], default="auto", help="compilation of the training loop; auto: on a GPU")

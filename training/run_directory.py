@@ -94,9 +94,8 @@ class RunDirectory:
             return
         with _writing(self.path, self.resume):
             self.path.mkdir(parents=True, exist_ok=True)
-            for name in (".lock", "train.log"):  # all others are written anew
-                _part(self.path / name)
             _lock(self.path)
+            _part(self.path / "train.log")  # all others are written anew
             checkpoints.put_back(self.path)
             self.check()  # again: another process may have come and gone since
             if self.resume:
@@ -186,9 +185,8 @@ def _writing(path, resume=False):
     except OSError as error:
         otherwise = "resume a copy of it" if resume else "choose another --run_dir"
         path = error.filename or path
-        number = (
-            errno.EEXIST if error.errno == errno.ENOENT and os.path.islink(path) else error.errno
-        )  # a link to nothing
+        to_nothing = error.errno == errno.ENOENT and os.path.islink(path)
+        number = errno.EEXIST if to_nothing else error.errno
         remedy = f"{REMEDIES[number]}, or {otherwise}" if number in REMEDIES else otherwise
         raise UserError(f"{path} cannot be written ({error.strerror}): {remedy}") from None
 
