@@ -81,27 +81,15 @@ def as_json(section):
     return numbers | {"seeds": group.seeds, "accuracy": accuracy} | shown
 
 
-def is_report(path):
-    """Whether a directory holds a report, which may be made anew."""
-    try:
-        return {"groups", "annealing"} <= json.loads((path / "report.json").read_text(encoding="utf-8")).keys()
-    except run_files.DAMAGE:
-        return False
-
-
 def write(output, files):
-    """Writes files, name to bytes, each whole, and deletes figures of an earlier report, which may have had more."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{output} cannot be written ({error.strerror}): choose another --output") from None
-    earlier = list(output.iterdir()) if is_report(output) else []
+    """Writes files, name to bytes, into a directory, and deletes figures of an earlier report that had more of them."""
+    is_report = (output / "report.json").exists()
     for name in files:
-        if not earlier and (output / name).exists():
-            raise UserError(f"{output / name} is not of an earlier report: choose another --output")
-    # report.json first makes it the directory of a report, which may be made anew if there is no room for the others.
-    for name in files if earlier else ["report.json", *files]:
-        write_whole(output / name, files[name])
-    for file in earlier:
+        if (output / name).exists() and not is_report:
+            raise UserError(f"{output / name} exists and is not part of a report: choose another --output")
+    output.mkdir(parents=True, exist_ok=True)
+    for name, content in sorted(files.items(), key=lambda item: item[0] != "report.json"):  # marks the directory first
+        write_whole(output / name, content)
+    for file in output.iterdir() if is_report else []:
         if FIGURE.fullmatch(file.name) and file.name not in files:
             file.unlink()

@@ -28,6 +28,7 @@ from typing import NamedTuple
 import tensorflow.compat.v1 as tf
 
 import data
+from analysis.plots import draw_curves
 from ema import MovingAverages, check_replaced, ema_getter, recompute
 from model import classifier, count_correct, cross_entropy
 from training import places
@@ -114,4 +115,6 @@ def main(flags):
         graph = build(settings, dataset)
         directory.enter()
         with place.session() as session, graceful() as stop:
-            place.trainer(settings, dataset, graph, directory, session, stop).train()
+            rows = place.trainer(settings, dataset, graph, directory, session, stop).train()
+    if place.chief:
+        draw_curves(directory.path, rows)

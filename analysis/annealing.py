@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from analysis import figures
 from analysis.groups import Group, make_group
+from analysis.plots import BLACK, BLUE, EMA, GREEN
 from analysis.tables import Table, listed, over_seeds, words
-from training.records import BLACK, BLUE, EMA, GREEN
 
 
 class Pair(NamedTuple):

@@ -6,14 +6,9 @@ weights.npz                  variable name to array
 manifest.json                where it comes from, its test accuracy, how it was checked, sha256 of every other file
 """
 
-import contextlib
 import json
 import os
-import shlex
 import shutil
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +19,7 @@ from analysis.run_network import RestoredRun
 from analysis.statistics import log_softmax
 from analysis.table import print_wrapped
 from training.checkpoints import inside
-from training.command import SIGNALS, UserError, graceful, shown
+from training.command import UserError, graceful, shown
 from training.files import naming, sha256, write_arrays, write_json
 from training.labels import Label
 from training.run_directory import versions
@@ -32,20 +27,6 @@ from training.run_directory import versions
 # Of a probability. The exported graph computes what the run's does, in the same precision, but other shapes may take
 # other kernels, which add up in another order.
 TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-2}
-
-# Runs in a process of its own: nothing of this project is imported, as wherever the model will be served.
-RELOAD = """
-import sys
-import numpy as np
-import tensorflow as tf
-
-classify = tf.saved_model.load(".").signatures["serving_default"]
-images = np.load(sys.argv[1] + "/images.npz")["images"]
-parts = [classify(images=tf.constant(images[i : i + 500])) for i in range(0, len(images), 500)]
-kinds = {"probabilities": "f4", "class_ids": "i8", "class_names": "S"}
-answers = {name: np.concatenate([part[name].numpy() for part in parts]).astype(kind) for name, kind in kinds.items()}
-np.savez(sys.argv[1] + "/answers.npz", **answers)
-"""
 
 
 def main(args):
@@ -64,26 +45,11 @@ def main(args):
     )
 
 
-def exists(output):
-    return UserError(f"{output} exists already: choose another --output")
-
-
 def check_output(output):
-    """Refuses what is there already, but for an empty directory, and what has no parent directory."""
-    empty = output.is_dir() and not any(output.iterdir()) and not output.samefile(".")
-    if output.is_symlink() or (output.exists() and not empty):
-        raise exists(output)
-    if os.path.ismount(output):
-        raise UserError(
-            f"{output} is a mount point: choose a directory in it, --output {shlex.quote(f'{output}/model')}"
-        )
-    if output.parent.exists() and not output.parent.is_dir():
-        raise UserError(f"{output.parent} is a file: choose another --output")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"{output} already exists: choose another --output")
     if not output.parent.is_dir():
-        create = f"mkdir -p {shlex.quote(str(output.parent))}"
-        raise UserError(f"{output.parent} is not a directory: create it ({create}) or choose another --output")
-    if not os.access(output.parent, os.W_OK | os.X_OK):
-        raise UserError(f"{output.parent} cannot be written: get access or choose another --output")
+        raise UserError(f"{output.parent} is not a directory: create it or choose another --output")
 
 
 def save_model(run, directory):
@@ -112,12 +78,12 @@ def write(run, label, output, save=save_model):
     """
     logits, test, classes = run.test_logits(label), run.dataset.test, data.class_names(run.flags.dataset)
     beside = output.with_name(f".{output.name}.{os.getpid()}")
-    with graceful() as stop:
+    with graceful():
         beside.mkdir()  # fails where there is such a directory, which is not ours
         try:
             with naming(output), inside(beside):
                 save(run, ".")
-            answers = reload(beside, test.images, stop)
+            answers = reload(beside, test.images)
             manifest = {
                 "classifier": str(label),
                 "weights": label.weights,
@@ -134,46 +100,20 @@ def write(run, label, output, save=save_model):
             }
             write_arrays(beside / "weights.npz", run.network.values())
             write_json(beside / "manifest.json", manifest | {"sha256": digests(beside)})
-            try:
-                beside.rename(output)
-            except OSError:
-                if os.path.lexists(output):  # since the beginning
-                    raise exists(output) from None
-                raise
+            beside.rename(output)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
     return manifest
 
 
-def reload(directory, images, stop):
-    """The answers of a SavedModel, by output name, from a process that imports TensorFlow and NumPy only.
-
-    Raises:
-      UserError: it does not load, or a signal came.
-    """
-    with tempfile.TemporaryDirectory(dir=directory) as scratch:  # where there has to be room
-        write_arrays(Path(scratch) / "images.npz", {"images": images})
-        process = subprocess.Popen(
-            [sys.executable, *["-E"] * sys.flags.ignore_environment, "-c", RELOAD, scratch],
-            cwd=directory,  # away from this project's modules
-            env={**os.environ, "TF_FORCE_GPU_ALLOW_GROWTH": "true"},  # this process holds memory of the GPU too
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # Ctrl-C is for this process
-        )
-        while process.returncode is None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                _, stderr = process.communicate(timeout=0.1)
-            if stop.signal:
-                process.kill()
-        if stop.signal:
-            raise UserError(f"stopped by {SIGNALS[stop.signal]}: nothing was exported", 128 + stop.signal)
-        if process.returncode:
-            reason = (stderr.strip().splitlines() or [f"exit status {process.returncode}"])[-1]
-            raise UserError(f"the exported model does not load by itself ({reason}): nothing was exported")
-        with np.load(f"{scratch}/answers.npz", allow_pickle=False) as answers:
-            return dict(answers)
+def reload(directory, images):
+    """The outputs of a SavedModel for all images, by name, loaded with TensorFlow alone into a graph of its own."""
+    with tf.Graph().as_default(), tf.Session() as session, inside(directory):
+        signature = tf.saved_model.load(session, ["serve"], ".").signature_def["serving_default"]
+        outputs = {name: tensor.name for name, tensor in signature.outputs.items()}
+        batches = np.array_split(images, range(data.BATCH, len(images), data.BATCH))
+        parts = [session.run(outputs, {signature.inputs["images"].name: batch}) for batch in batches]
+    return {name: np.concatenate([part[name] for part in parts]) for name in outputs}
 
 
 def verify(answers, logits, classes, tolerance):
@@ -184,7 +124,7 @@ def verify(answers, logits, classes, tolerance):
     """
     difference = np.abs(answers["probabilities"] - np.exp(log_softmax(logits))).max()
     flips = int((answers["class_ids"] != logits.argmax(1)).sum())
-    misnamed = (answers["class_names"] != np.array(classes, "S")[answers["class_ids"]]).any()
+    misnamed = (answers["class_names"].astype("S") != np.array(classes, "S")[answers["class_ids"]]).any()
     if flips or misnamed or not difference <= tolerance:  # a NaN is no agreement either
         raise UserError(
             f"the exported model does not predict what the run does ({flips} of {len(logits)} test images in another "

@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from analysis import plots
+from analysis.plots import BLACK, GREEN, PURPLE, VERMILION, YELLOW
 from analysis.statistics import mean_interval
 from analysis.tables import shown, words
-from training import records
 from training.labels import STATISTICS, Label
-from training.records import BLACK, GREEN, PURPLE, VERMILION, YELLOW
 
 BAND_FROM = 5  # seeds; a band of fewer hides what was measured
 POLICIES = {"raw": (VERMILION, "o", "-"), "averaged": (GREEN, "s", "-."), "recomputed": (PURPLE, "^", ":")}
@@ -27,7 +27,7 @@ class Drawn(NamedTuple):
 
 def drawn(name, caption, draw):
     """The figure whose axes `draw()` returns, as a list of one Drawn; empty where it cannot be drawn."""
-    files = records.rendered(f"figure {name}", draw, "png", "svg")
+    files = plots.rendered(f"figure {name}", draw, "png", "svg")
     return [Drawn(name, caption, *files)] if files else []
 
 
@@ -58,7 +58,7 @@ def how_seeds_are_drawn(seeds):
 
 
 def accuracy_axes(group):
-    looks = records.RAW | {group.average: records.EMA}
+    looks = plots.RAW | {group.average: plots.EMA}
     curves = [(words(label), looks[label], group.epochs, group.curves[label]) for label in group.compared]
     return epoch_axes("test accuracy (%)", curves)
 
@@ -75,20 +75,20 @@ def epoch_axes(y, curves, sign=""):
       curves: of (name, (colour, line style), epochs [E], fractions [S, E]).
       sign: "+" for differences, which have a line at 0.
     """
-    axes = records.new_axes("epoch", y)
+    axes = plots.new_axes("epoch", y)
     if sign:
         axes.axhline(0, color=BLACK, linewidth=1)
     for name, (colour, style), epochs, fractions in curves:
         values = 100 * fractions
         mean, half = mean_interval(values)
-        records.draw_curve(axes, epochs, mean, colour, style, f"{name}, {shown(mean[-1], sign)} at the end")
+        plots.draw_curve(axes, epochs, mean, colour, style, f"{name}, {shown(mean[-1], sign)} at the end")
         axes.plot(epochs, values.T, color=colour, linestyle=style, linewidth=0.6, alpha=0.5)
         if len(values) >= BAND_FROM:
             axes.fill_between(epochs, mean - half, mean + half, color=colour, alpha=0.18, linewidth=0)
     lines = np.concatenate([line.get_ydata() for line in axes.lines])
     margin = 0.08 * (lines.max() - lines.min()) or 1
     axes.set_ylim(lines.min() - margin, lines.max() + margin)  # no band may flatten them
-    return records.with_legend(axes)
+    return plots.with_legend(axes)
 
 
 def horizon(decay, epoch_steps):
@@ -98,11 +98,11 @@ def horizon(decay, epoch_steps):
 
 def horizon_axes(group):
     """A curve for each policy of batch statistics; the raw weights are levels."""
-    width, height = records.SIZE
-    axes = records.new_axes("length of the average (epochs)", "test accuracy (%)", (width, 1.25 * height))
+    width, height = plots.SIZE
+    axes = plots.new_axes("length of the average (epochs)", "test accuracy (%)", (width, 1.25 * height))
     axes.margins(x=0.08)
     axes.set_xscale("log")  # equal ratios of length are equally far apart
-    for label, (colour, style) in records.RAW.items():
+    for label, (colour, style) in plots.RAW.items():
         if label in group.final:
             axes.axhline(100 * group.final[label].mean(), color=colour, linestyle=style, label=words(label))
     flags, row = group.runs[0].flags, group.runs[0].rows[-1]
@@ -125,7 +125,7 @@ def horizon_axes(group):
             here, star = labels.index(group.average), {"color": YELLOW, "markeredgecolor": BLACK, "markersize": 13}
             axes.plot(places[here], mean[here], "*", zorder=3, label=words(group.average), **star)
     draw_ticks(axes, lengths)
-    return records.with_legend(axes)
+    return plots.with_legend(axes)
 
 
 def draw_ticks(axes, lengths):

@@ -6,6 +6,7 @@ to a good approximation, a linear combination of them; least squares finds it, w
 
 import numpy as np
 
+from analysis.plots import new_axes, rendered, with_legend
 from analysis.run_files import one_run, reading
 from analysis.run_network import RestoredRun
 from analysis.table import print_wrapped
@@ -14,7 +15,6 @@ from training.command import UserError, resume_command, shown
 from training.files import open_arrays, write_json, write_whole
 from training.flags import load_flags
 from training.labels import RAW, RAW_RECOMPUTED, choose
-from training.records import new_axes, rendered, with_legend
 from training.run_directory import snapshots
 
 DELETE = "delete it, the other snapshots may suffice"

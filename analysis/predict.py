@@ -1,17 +1,14 @@
 """Image files, classified by the raw and the EMA weights of a run side by side, or by an exported classifier."""
 
-import contextlib
 import functools
-import io
 import json
-import os
 import sys
 import warnings
 from pathlib import Path
 
 import numpy as np
 import tensorflow.compat.v1 as tf
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageOps
 
 import data
 from analysis.export import read_manifest
@@ -21,14 +18,11 @@ from analysis.table import print_wrapped
 from analysis.tables import Table, as_text
 from training import device
 from training.checkpoints import inside
-from training.command import UserError, end
+from training.command import UserError
 from training.labels import Label
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp"}  # of what is read of a directory
-BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"RIFF")
-ENDINGS = (b"\xff\xd9", b"IEND\xaeB`\x82", b";")  # of a JPEG, a PNG and a GIF
-MAX_BYTES = 64 * 2**20
 
 
 def main(args):
@@ -62,7 +56,7 @@ def main(args):
         if passed_over:
             print(f"evaluate.py: passed over, being no pictures by their names: {passed_over}", file=sys.stderr)
     if errors:
-        end("", 1)
+        sys.exit(1)
 
 
 def of_run(args):
@@ -107,110 +101,48 @@ def cells(classes, answers):
 def entry(path, classes, answers, error):
     """What --json says about one image."""
     if error:
-        return {"image": text_of(path), "error": error}
+        return {"image": str(path), "error": error}
     predictions = {}
     for label, values in answers.items():
         probabilities = dict(zip(classes, values.tolist(), strict=True))
         best = max(probabilities, key=probabilities.get)
         predictions[str(label)] = {"class": best, "probability": probabilities[best], "probabilities": probabilities}
-    return {"image": text_of(path), "predictions": predictions}
-
-
-def text_of(path):
-    """A path as text that can be encoded, whatever its bytes are."""
-    return os.fsencode(path).decode(errors="backslashreplace")
+    return {"image": str(path), "predictions": predictions}
 
 
 def printable(path):
-    """A path for the terminal: nothing that would move its cursor."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text_of(path))
+    """A path without terminal control characters."""
+    return "".join(letter if letter.isprintable() else "?" for letter in str(path))
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Image files of any size; nothing that a file says is trusted
+# Image files
 
 
 def expand(names):
-    """The paths named, and in the place of a directory its pictures, sorted; and how many other files are in these."""
-    paths, passed_over = [], 0
+    """The files named, with directories replaced by the images in them; and how many other files those hold."""
+    paths, skipped = [], 0
     for name in map(Path, names):
-        inside = sorted(name.iterdir()) if os.path.isdir(name) and os.access(name, os.R_OK | os.X_OK) else []
-        files = [path for path in inside if path.name[0] != "." and not os.path.isdir(path)]
-        pictures = [path for path in files if path.suffix.lower() in SUFFIXES]
-        paths += pictures or [name]
-        passed_over += len(files) - len(pictures)
-    return list(dict.fromkeys(paths)), passed_over
+        files = sorted(path for path in name.iterdir() if path.is_file()) if name.is_dir() else [name]
+        images = [path for path in files if path.suffix.lower() in SUFFIXES] if name.is_dir() else files
+        paths += images
+        skipped += len(files) - len(images)
+    return list(dict.fromkeys(paths)), skipped
 
 
 def read_image(path):
-    """The image of a file, [32, 32, 3] uint8; a UserError says why there is none."""
-    try:
-        size = os.stat(path).st_size
-        if not path.is_file():
-            if not path.is_dir():
-                raise UserError("is no regular file")
-            os.listdir(path)  # which one may not be allowed to
-            raise UserError("is a directory in which no pictures are found")
-        if size > MAX_BYTES:
-            raise UserError(f"has more than {MAX_BYTES >> 20} MiB: scale it down")
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot be read ({error.strerror})") from None
+    """The central square of an image file, upright, on white, as [32, 32, 3] uint8."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return decode(content)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise UserError(f"has more than {Image.MAX_IMAGE_PIXELS:,} pixels: scale it down") from None
-    except Exception as error:  # Pillow raises many kinds
-        raise UserError(what_is_wrong(content, error)) from None
-
-
-def what_is_wrong(content, error):
-    """In words, of a file that Pillow raises an error for."""
-    if isinstance(error, MemoryError):
-        return "takes more memory than there is: scale it down"
-    if "MAX_TEXT_" in str(error):  # its limits of the comments in a PNG
-        return "has too much metadata: save it without"
-    if not content.startswith(BEGINNINGS) or (content.startswith(b"RIFF") and content[8:12] != b"WEBP"):
-        return "is not a JPEG, PNG, GIF, BMP or WebP picture"
-    starts = {b"BM": content[2:6], b"RI": content[4:8]}.get(content[:2])  # of those that say how long they are
-    whole = len(content) >= int.from_bytes(starts, "little") if starts else content.rstrip(b"\0").endswith(ENDINGS)
-    return "is damaged, or holds no picture" if whole else "is cut off: its end is missing"
-
-
-def decode(content):
-    """The central square of an image, upright and on white, as [32, 32, 3] uint8; raises whatever Pillow does."""
-    ImageFile.LOAD_TRUNCATED_IMAGES = True  # bears damage in what are no pixels, such as EXIF or comments
-    try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            image.verify()  # the checksums of a PNG, which decoding skips; the image is of no use afterwards
-        image = Image.open(io.BytesIO(content), formats=FORMATS)
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = False
-    image.load()
-    transparent = transparent_colour(image, content)
-    with contextlib.suppress(Exception):  # EXIF that cannot be read turns nothing
-        image = ImageOps.exif_transpose(image)
-    if transparent is not None:
-        image.info["transparency"] = transparent
-    if image.mode == "I;16":  # `convert` would clip it at 255
-        grey, opaque = np.asarray(image) >> 8, 255 * (np.asarray(image) != transparent)
-        image = Image.merge("LA", [Image.fromarray(band.astype(np.uint8)) for band in (grey, opaque)])
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    # Bicubic keeps edges that averaging would blur, and rings less than Lanczos.
-    return np.array(ImageOps.fit(image.convert("RGB"), (32, 32), Image.Resampling.BICUBIC))
-
-
-def transparent_colour(image, content):
-    """What is transparent in an image, as Pillow has its pixels: it leaves the colour of a PNG in the file's depth, and
-    makes 8 bits of others than grey ones of 16."""
-    colour = image.info.get("transparency")
-    if colour is None or image.format != "PNG" or image.mode not in ("L", "RGB"):
-        return colour
-    depth = content[24]
-    scaled = [one >> 8 if depth == 16 else one * 255 // (2**depth - 1) for one in np.atleast_1d(colour).tolist()]
-    return tuple(scaled) if image.mode == "RGB" else scaled[0]
+            image = ImageOps.exif_transpose(Image.open(path, formats=FORMATS))
+            if image.mode == "I;16":  # convert() would clip at 255
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            return np.array(ImageOps.fit(image.convert("RGB"), (32, 32), Image.Resampling.BICUBIC))
+    except OSError as error:  # missing, unreadable, truncated, not an image
+        raise UserError(error.strerror or str(error)) from None
+    except Exception as error:  # Pillow raises many kinds for damaged or huge files
+        raise UserError(f"cannot be decoded ({error})") from None

@@ -56,30 +56,11 @@ def expand(names):
 
 
 def runs_of(path):
-    """The run that a directory is, or those below it, however deep, in order; a UserError where there are none."""
-    found, todo = [], [path] if path.is_dir() else []
-    while todo:
-        folder = todo.pop()
-        try:
-            if (folder / "config.json").exists():
-                found.append(folder)
-            elif folder == path or not folder.is_symlink():  # a link may lead back up
-                todo += (child for child in folder.iterdir() if may_be_directory(child) and child.name[0] != ".")
-        except PermissionError:
-            if folder == path:
-                raise
-            print(f"passed over: {folder} cannot be read", file=sys.stderr)
+    """The run in a directory, or all runs below it, in order."""
+    found = [path] if (path / "config.json").exists() else sorted(file.parent for file in path.rglob("config.json"))
     if not found:
-        raise UserError(f"{path} holds no run of train.py: name what was the --run_dir of one")
-    return sorted(found)
-
-
-def may_be_directory(path):
-    """Whether a path is a directory, or leads to where one may not look."""
-    try:
-        return path.is_dir()
-    except PermissionError:
-        return True
+        raise UserError(f"{path} is not a run directory")
+    return found
 
 
 def one_run(name):
@@ -126,19 +107,13 @@ def read_run(path):
 
 
 def check_row(row):
-    """Returns the row of metrics.jsonl; raises ValueError, KeyError or TypeError where the report cannot use it."""
-    named = {"raw_accuracy": row["raw_accuracy"], "ema_accuracy": row["ema_accuracy"], **row["classifiers"]}
-    for accuracies in (named, row.get("validation", {})):
-        for name, accuracy in accuracies.items():
-            if not 0 <= accuracy <= 1:  # NaN fails too
-                raise ValueError(f"{name} {accuracy!r} is no fraction")
-    if not row.get("validation", {}).keys() <= row["classifiers"].keys():
-        raise ValueError("it has validation accuracies of other classifiers")
+    """Raises an error if the report could not use this row of metrics.jsonl."""
+    accuracies = [row["raw_accuracy"], row["ema_accuracy"], *row["classifiers"].values()]
+    accuracies += row.get("validation", {}).values()
+    if not all(0 <= accuracy <= 1 for accuracy in accuracies) or row["epoch"] < 1 or row["step"] < 1:
+        raise ValueError("an accuracy, epoch or step is out of range")
     if not {"raw", "ema"} <= {Label.parse(label).weights for label in row["classifiers"]}:
-        raise ValueError("it lacks raw or averaged weights")
-    for name in ("epoch", "step"):
-        if not isinstance(row[name], int) or row[name] < 1:
-            raise ValueError(f"{name} {row[name]!r}")
+        raise ValueError("raw or averaged weights are missing")
     return row
 
 

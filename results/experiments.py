@@ -22,7 +22,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from training.command import UserError, or_exit  # noqa: E402
+from training.command import UserError, one_line_errors  # noqa: E402
 from training.flags import MAY_CHANGE, build_parser, load_config, load_flags, load_precision  # noqa: E402
 
 EXPERIMENTS = {  # and what they show
@@ -184,4 +184,5 @@ def main(argv=None, results=ROOT / "results"):
 
 
 if __name__ == "__main__":
-    or_exit(main)
+    with one_line_errors():
+        main()

@@ -1,106 +1,85 @@
-"""Files that are whole or not there: written beside, flushed, renamed; and their digests."""
+"""Atomic file writes and digests."""
 
-import contextlib
 import errno
-import fcntl
 import hashlib
 import io
 import json
 import os
-import re
-import zipfile
+from contextlib import contextmanager
 
 import numpy as np
 
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+
 
 def write_whole(path, content):
-    """Writes bytes to a file, whole or not at all.
+    """Writes bytes to a file atomically: to a temporary file in the same directory, flushed, then renamed.
 
     Raises:
-      OSError: with the file's name.
+      OSError: with the file's name; an earlier file stays untouched.
     """
-    beside = path.with_name(f".{path.name}.new")
-    with naming(path), _alone_in(path.parent):
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with name_in_errors(path):
         try:
-            with beside.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(path)
+            temporary.write_bytes(content)
+            flush_to_disk(temporary)
+            temporary.replace(path)
         finally:
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def _alone_in(directory):
-    """Waits until no other process, which perhaps makes the same report, is within this; some file systems cannot."""
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):
-            descriptor = os.open(directory, os.O_RDONLY)
-            stack.callback(os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-
-
-@contextlib.contextmanager
-def naming(path):
-    """Turns every failure to write `path`, TensorFlow's included, into an OSError that names it."""
+@contextmanager
+def name_in_errors(path):
+    """Makes OSErrors name the file that could not be written, and turns TensorFlow errors into OSErrors."""
     try:
         yield
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None
     except Exception as error:
-        if not hasattr(error, "error_code"):  # of every tf.errors.OpError; this module does without TensorFlow
+        if not hasattr(error, "error_code"):  # tf.errors.OpError has one; this module does not import TensorFlow
             raise
-        reason = _reason(error)
-        raise OSError(ERRNO.get(reason), reason, str(path)) from None
-
-
-ERRNO = {os.strerror(number): number for number in errno.errorcode}  # TensorFlow keeps the words alone
-
-
-def _reason(error):
-    """What went wrong, out of the many lines of a TensorFlow error: "<file>; <reason>" is one of them."""
-    found = re.search("; (.+)$", error.message, re.MULTILINE)
-    return found[1] if found else error.message.splitlines()[0]
+        for number in DISK_ERRORS:  # TensorFlow keeps only the text of an errno
+            if os.strerror(number) in str(error):
+                raise OSError(number, os.strerror(number), str(path)) from None
+        raise OSError(None, str(error).splitlines()[0], str(path)) from None
 
 
 def write_json(path, value):
+    """Writes a JSON document, as `write_whole` does."""
     write_whole(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def write_arrays(path, arrays):
-    """Writes an .npz."""
+    """Writes a dict of arrays as .npz, as `write_whole` does."""
     content = io.BytesIO()
     np.savez(content, **arrays)
     write_whole(path, content.getvalue())
 
 
 def open_arrays(path):
-    """An .npz that may be damaged, for reading, as a context manager; ValueError: it is none, or is cut short."""
-    with path.open("rb") as file:
-        if not zipfile.is_zipfile(file):  # NumPy takes it for a pickle, and says how to load that
-            raise ValueError("it is no whole .npz")
-    return np.load(path, allow_pickle=False)
+    """Opens an .npz as a context manager; never unpickles.
+
+    Raises:
+      ValueError: the file is not an .npz.
+    """
+    arrays = np.load(path, allow_pickle=False)
+    if not isinstance(arrays, np.lib.npyio.NpzFile):
+        raise ValueError("the file is not an .npz")
+    return arrays
 
 
 def sha256(path):
-    """The SHA-256 digest of a file, in hexadecimal."""
-    with naming(path):
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+    """Returns the SHA-256 digest of a file, in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def flush_to_disk(path):
-    """Waits until a file, or the names in a directory, are on the disk.
-
-    CIFS, FUSE, VirtualBox and WSL mounts cannot do it for a directory, and say so in one of several ways.
-    """
+    """Waits until a file, or the entries of a directory, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        os.fsync(descriptor)
     except OSError as error:
-        if not path.is_dir() or error.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT):
+        if not path.is_dir() or error.errno in DISK_ERRORS:  # some network file systems cannot flush a directory
             raise
+    finally:
+        os.close(descriptor)

@@ -9,11 +9,9 @@ import json
 import math
 import os
 import re
-import shlex
-from functools import partial
 from pathlib import Path
 
-from training.command import REMEDIES, UserError, in_one_line, script
+from training.command import UserError, in_one_line, script
 
 # What may differ between a run and its resumption; every other flag shapes the numbers of the steps done before.
 MAY_CHANGE = {
@@ -30,9 +28,6 @@ MAY_CHANGE = {
     "checkpoint_every",
 }
 
-# Line breaks too, which a shell would not take back from a sentence.
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-LONGEST_NAME = 240  # bytes; of the usual 255, what is written beside a file takes some
 LONGEST_DECAY = 40  # characters; they are part of names
 MAX_DECAY = 1 - 2**-25  # what lies above is 1 in float32
 
@@ -192,31 +187,11 @@ def width(text):
     return number(lambda text: float(f"{float(text):g}"), 1e-6, 0.28)(text)
 
 
-def path(text, here=True):
-    """An absolute path: a run is resumed, its data found again, from any directory; here: it can be named so here."""
-    if not text:
-        raise argparse.ArgumentTypeError("an empty name is no path")
-    if "://" in text:
-        raise argparse.ArgumentTypeError(f"{text} is no path of this machine: name one")
-    try:
-        absolute = os.path.abspath(os.path.expanduser(text))
-    except OSError:
-        raise argparse.ArgumentTypeError(f"{text}: the directory that you are in is gone, cd to another") from None
-    if here and (CONTROL.search(absolute) or not is_utf8(absolute)):
-        raise argparse.ArgumentTypeError(
-            f"{absolute!a} is no printable UTF-8 here: name another path, or set LC_ALL=C.UTF-8"
-        )
-    if any(len(name.encode(errors="replace")) > LONGEST_NAME for name in absolute.split(os.sep)):
-        raise argparse.ArgumentTypeError(f"{absolute}: a name of more than {LONGEST_NAME} bytes, choose a shorter one")
-    return absolute
-
-
-def is_utf8(path):
-    """Whether TensorFlow, which writes UTF-8 alone, can name a path."""
-    try:
-        return os.fsencode(path) == path.encode()
-    except UnicodeEncodeError:
-        return False
+def path(text):
+    """An absolute path, so that a run can be resumed from any directory."""
+    if not text or "://" in text or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a usable local path")
+    return os.path.abspath(os.path.expanduser(text))
 
 
 def as_argv(values):
@@ -287,34 +262,16 @@ def check_unchanged(flags, saved):
 
 
 def load_config(run_dir):
-    """The config.json of the run in `run_dir`: a dict with `flags`, `precision`, `device`, `versions`, `git_commit`.
-
-    Raises:
-      UserError: there is no such file, or it is damaged.
-    """
+    """Reads the config.json of a run: a dict with `flags`, `precision`, `device`, `versions`, `git_commit`."""
     file = Path(run_dir) / "config.json"
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
         if not (isinstance(config, dict) and isinstance(config.get("flags"), dict)):
-            raise ValueError("it holds no flags")
+            raise ValueError("it has no flags")
         return config
     except (FileNotFoundError, NotADirectoryError):
-        if os.path.isfile(run_dir):
-            raise UserError(f"{run_dir} is a file: name the directory of a run") from None
-        if os.path.isdir(run_dir) and any(name != ".lock" for name in os.listdir(run_dir)):
-            below = sorted(
-                str(found.parent) for pattern in ("*", "*/*") for found in Path(run_dir).glob(f"{pattern}/config.json")
-            )[:5]
-            other = f"name one of those below it: {', '.join(below)}" if below else "name the directory of one"
-            raise UserError(f"{run_dir} holds no run: {other}") from None
-        raise UserError(
-            f"{run_dir} holds no run (no config.json): start one with {script('train')} --run_dir "
-            f"{shlex.quote(str(run_dir))}"
-        ) from None
-    except OSError as error:
-        remedy = REMEDIES.get(error.errno, "name another path")
-        raise UserError(f"{file} cannot be read ({error.strerror}): {remedy}") from None
-    except (ValueError, RecursionError) as error:
+        raise UserError(f"{run_dir} is not a run directory (no config.json)") from None
+    except ValueError as error:
         raise _damaged(run_dir, error) from None
 
 
@@ -339,12 +296,10 @@ def load_flags(run_dir):
     saved = load_config(run_dir)["flags"]
     parser = build_parser()
 
-    def error(message):  # in place of an exit
+    def error(message):
         raise ValueError(message)
 
     parser.error = error
-    parser.register("type", path, partial(path, here=False))  # the run may have been moved, the locale be another
-    parser.print_help = lambda: error("it asks for help")
     try:
         return parser.parse_args(as_argv(saved))
     except ValueError as reason:

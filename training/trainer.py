@@ -6,11 +6,11 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from training import checkpoints
-from training.command import REMEDIES, SIGNALS, UserError, resume_command, show_status, shown
+from training.command import HINTS, SIGNALS, UserError, resume_command, show_status, shown
 from training.files import write_arrays, write_json
 from training.log import Progress, cost, ending, evaluation, log, parameters, preamble, why_behind
 from training.loop import MAX_SKIPPED
-from training.records import Records, draw_curves
+from training.records import Records
 from training.replicas import Saver
 
 DIVERGED = "the loss or its gradients were not finite"
@@ -54,16 +54,12 @@ class Trainer:
             self.begin()
             self.run()
             self.finish()
+            return self.records.rows
         except OSError as error:
-            if not (self.directory.path / "config.json").exists():
-                raise UserError(
-                    f"{shown(self.directory.path)} was taken away while the run was writing it: where it is now, "
-                    f"continue it ({resume_command('ITS_NEW_NAME')}), else start anew"
-                ) from None
-            remedy = f"{REMEDIES[error.errno]}, then continue" if error.errno in REMEDIES else "continue"
+            hint = f"{HINTS[error.errno]} and " if error.errno in HINTS else ""
             raise UserError(
-                f"{error.filename or self.directory.path} could not be written ({error.strerror or error}): {remedy} "
-                f"with: {resume_command(self.directory.path)}"
+                f"{error.filename or self.directory.path} could not be written ({error.strerror or error}): {hint}"
+                f"continue with: {resume_command(self.directory.path)}"
             ) from None
 
     def begin(self):
@@ -246,7 +242,6 @@ class Trainer:
             "precision": self.settings.precision,
         }
         write_json(path / "summary.json", summary)
-        draw_curves(path, self.records.rows)
         for line in ending(summary, primary, path):
             log.info(line)
 
