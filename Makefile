@@ -43,22 +43,22 @@ lint: .venv/development
 
 # That tables, numbers in the text and reports are what the logs in results/ say.
 check: .venv/runtime
-	$(RUN) results/tables.py --check
+	$(RUN) results/readme_tables.py --check
 	$(RUN) results/experiments.py --check
-	$(RUN) benchmarks/tables.py --check
+	$(RUN) benchmarks/summarize.py --check
 
 # One experiment behind the README's numbers, as in `make results NAME=gain`; all of them without a name. Trains what is
 # missing, which takes hours to days on a small machine.
 results: .venv/runtime
 	commands=$$($(RUN) results/experiments.py $(NAME)) && PATH="$(CURDIR)/.venv/bin:$$PATH" sh -exc "$$commands"
 	$(RUN) results/experiments.py --collect $(NAME)
-	$(RUN) results/tables.py --write
+	$(RUN) results/readme_tables.py --write
 
 # Speed beside peers, about half an hour with nothing else running; then the tables of results/bench in the READMEs,
 # which only a whole run with the default settings changes.
 bench: .venv/benchmark
 	$(RUN) benchmarks/bench.py $(ARGS)
-	$(RUN) benchmarks/tables.py --write
+	$(RUN) benchmarks/summarize.py --write
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis

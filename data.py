@@ -12,14 +12,14 @@ import tensorflow as tf2
 import tensorflow.compat.v1 as tf
 
 from training import cifar10, replicas, synthetic
-from training.command import UserError
+from training.cli import UserError
 
 IMAGE_SHAPE = cifar10.IMAGE_SHAPE
 CLASSES = cifar10.CLASSES
 MAX_SHIFT = 4  # pixels, in each direction
 RECOMPUTED_IMAGES = 5000  # the first of training; statistics over more of them move no accuracy by more than noise
-BATCH = 500  # images, outside of training: fits every machine
-RESIDENT = "resident_arrays"  # graph collection of (placeholder, array)
+EVAL_BATCH_SIZE = 500  # images, outside of training: fits every machine
+DEVICE_ARRAYS = "resident_arrays"  # graph collection of (placeholder, array)
 
 
 class Split(NamedTuple):
@@ -52,7 +52,7 @@ def load(name, data_dir=None, train_size=None, test_size=None):
     Raises:
       UserError: the data is missing, damaged, cannot be downloaded, or has fewer images than asked for.
     """
-    dataset = _first(name, data_dir, train_size, test_size)
+    dataset = _load_subset(name, data_dir, train_size, test_size)
     for split, size in (("train", train_size), ("test", test_size)):
         available = len(getattr(dataset, split).labels)
         if size and size > available:
@@ -60,7 +60,7 @@ def load(name, data_dir=None, train_size=None, test_size=None):
     return dataset
 
 
-def _first(name, data_dir, train_size, test_size):
+def _load_subset(name, data_dir, train_size, test_size):
     """As `load`, but with fewer images where there are not so many."""
     sizes = {"train": train_size, "test": test_size}
     if name == "synthetic":
@@ -72,7 +72,7 @@ def _first(name, data_dir, train_size, test_size):
     return Dataset(train, test, f"{source}, {len(train.labels)} training and {len(test.labels)} test images")
 
 
-def load_for(flags):
+def load_for_training(flags):
     """The data of a run with these flags: loaded, the validation images held out, the labels left made noisy.
 
     Raises:
@@ -86,12 +86,12 @@ def load_for(flags):
     return dataset._replace(train=dataset.train._replace(labels=noisy), source=source)
 
 
-def load_to_evaluate(flags):
-    """As `load_for`, with no more training images than batch statistics are recomputed over."""
+def load_for_evaluation(flags):
+    """As `load_for_training`, with no more training images than batch statistics are recomputed over."""
     if flags.validation_size:
-        return load_for(flags)
+        return load_for_training(flags)
     train_size = min(RECOMPUTED_IMAGES, flags.train_size or RECOMPUTED_IMAGES)
-    return _first(flags.dataset, flags.data_dir, train_size, flags.test_size)
+    return _load_subset(flags.dataset, flags.data_dir, train_size, flags.test_size)
 
 
 def hold_out(dataset, size):
@@ -135,19 +135,19 @@ def replace_labels(labels, share, seed):
 # On the device
 
 
-def resident(array, name):
-    """A local variable that holds `array` on the device, once its initializer ran with `resident_feeds`.
+def put_on_device(array, name):
+    """A local variable that holds `array` on the device, once its initializer ran with `device_feeds`.
 
     Local variables are in no checkpoint, and feeding keeps the array out of the graph definition.
     """
     placeholder = tf.placeholder(array.dtype, array.shape)
-    tf.add_to_collection(RESIDENT, (placeholder, array))
+    tf.add_to_collection(DEVICE_ARRAYS, (placeholder, array))
     return tf.get_variable(name, initializer=placeholder, trainable=False, collections=[tf.GraphKeys.LOCAL_VARIABLES])
 
 
-def resident_feeds():
+def device_feeds():
     """The feeds that tf.local_variables_initializer needs in the default graph: placeholder to array."""
-    return dict(tf.get_collection(RESIDENT))
+    return dict(tf.get_collection(DEVICE_ARRAYS))
 
 
 class Batches:
@@ -165,15 +165,18 @@ class Batches:
         size = len(split.labels)
         self.batch_size, self.seed, self.augmented = batch_size, seed, augmented
         self.epoch_steps = size // batch_size
-        self.images, self.labels = resident(split.images, "train_images"), resident(split.labels, "train_labels")
-        self.order = resident(np.arange(size), "train_order")
+        self.images, self.labels = (
+            put_on_device(split.images, "train_images"),
+            put_on_device(split.labels, "train_labels"),
+        )
+        self.order = put_on_device(np.arange(size), "train_order")
         self.shuffle = self.order.assign(epoch_order(seed, step // self.epoch_steps, size)).op  # at each epoch's begin
 
-    def at(self, step):
+    def local_batch(self, step):
         """The batch of a step; of several replicas, the part of the one that the graph is being built for."""
-        return self.part(step, *replicas.this_replica())
+        return self.replica_batch(step, *replicas.this_replica())
 
-    def part(self, step, replica, replicas):
+    def replica_batch(self, step, replica, replicas):
         """A replica's part of the batch of a step: a pure function of (seed, step, replica).
 
         Args:
@@ -268,7 +271,7 @@ def map_images(function, images, batch_size):
         results = tf.map_fn(batch, numbers, fn_output_signature=tf.float32, parallel_iterations=1)
         return tf.reshape(results, [batches * size, -1])[: end - first]
 
-    return replicas.in_parts(rows, int(images.shape[0]))
+    return replicas.sharded(rows, int(images.shape[0]))
 
 
 def first_images(images, batch_size):

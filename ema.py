@@ -155,11 +155,11 @@ class Average(NamedTuple):
     name: str
     schedule: Callable  # update number to decay
     decay: float | tf.Variable  # what the shadows are updated with: the guide's constant, or the schedule's value
-    of_weights: tf.train.ExponentialMovingAverage
-    of_statistics: tf.train.ExponentialMovingAverage
+    weights_ema: tf.train.ExponentialMovingAverage
+    stats_ema: tf.train.ExponentialMovingAverage
 
 
-def average(name, schedule, suffix=""):
+def make_average(name, schedule, suffix=""):
     """Makes an `Average`.
 
     Args:
@@ -205,12 +205,16 @@ class MovingAverages:
         self.start, self.with_statistics = start, "averaged" in policies
         self.updates = tf.get_variable("ema_updates", [], tf.int64, initializer=tf.zeros_initializer(), trainable=False)
         self.decays = {
-            decay: average(decay, functools.partial(scheduled_decay, float(decay), start), decay_suffix(decay, index))
+            decay: make_average(
+                decay, functools.partial(scheduled_decay, float(decay), start), decay_suffix(decay, index)
+            )
             for index, decay in enumerate(decays)
         }
-        self.powers = [average(f"{w:g}", functools.partial(power_decay, w), f"_power_{w:g}") for w in widths or []]
+        self.power_averages = [
+            make_average(f"{w:g}", functools.partial(power_decay, w), f"_power_{w:g}") for w in widths or []
+        ]
 
-    def of(self, label, batch_stats):
+    def averages_for(self, label, batch_stats):
         """What keeps the variables that a test classifier reads in place of the raw network's.
 
         Args:
@@ -221,9 +225,9 @@ class MovingAverages:
           List of tf.train.ExponentialMovingAverage and the like, for `ema_getter`.
         """
         one = self.decays[label.decay] if label.weights == "ema" else None
-        found = [one.of_weights] if one else []
+        found = [one.weights_ema] if one else []
         if label.statistics == "averaged":
-            found.append(one.of_statistics)
+            found.append(one.stats_ema)
         if label.statistics == "recomputed":
             found.append(Recomputed(label, batch_stats))
         return found
@@ -276,13 +280,13 @@ class MovingAverages:
     def _update(self, var_list, batch_stats):
         t = self.updates.assign_add(1, read_value=True)
         operations = [t]
-        for one in [*self.decays.values(), *self.powers]:
+        for one in [*self.decays.values(), *self.power_averages]:
             constant = isinstance(one.decay, float)
             set_decay = [] if constant else [one.decay.assign(tf.cast(one.schedule(t), tf.float32))]
             with tf.control_dependencies(set_decay):
-                operations.append(one.of_weights.apply(var_list))
+                operations.append(one.weights_ema.apply(var_list))
                 if self.with_statistics:
-                    operations.append(one.of_statistics.apply(batch_stats))
+                    operations.append(one.stats_ema.apply(batch_stats))
         return tf.group(operations)
 
 

@@ -11,10 +11,11 @@ if __name__ == "__main__":
     from os.path import dirname, realpath
 
     sys.path.insert(0, dirname(realpath(__file__)))  # which PYTHONSAFEPATH keeps out
-    from analysis import arguments
-    from training import command
 
-    command.run("evaluate", arguments.evaluate_parser().parse_args)
+    from analysis import flags
+    from training import cli
+
+    cli.run_cli("evaluate", flags.evaluate_parser().parse_args)
 
 import tensorflow.compat.v1 as tf
 

@@ -119,7 +119,7 @@ def avg_pool(x):
     return tf.reduce_mean(tf.cast(x, tf.float32), axis=[1, 2])
 
 
-def words(seed):
+def to_uint32_seed(seed):
     """Seeds for stateless random operations that draw the same compiled by XLA or not.
 
     XLA looks at the lower 32 bits of a seed alone, the plain kernels at all 64, where a negative int32 has its sign.
@@ -149,7 +149,7 @@ def dropout(x, phase, rate=DROPOUT_RATE, seed=None):
         return tf.nn.dropout(x, rate=rate)
     # Sixteen random bits an element decide it: drawing a float for each takes twice as long.
     size = tf.size(x)
-    pairs = tf2.random.stateless_uniform([(size + 1) // 2], words(seed), None, None, tf.int32, alg="philox")
+    pairs = tf2.random.stateless_uniform([(size + 1) // 2], to_uint32_seed(seed), None, None, tf.int32, alg="philox")
     bits = tf.reshape(tf.reshape(tf.bitcast(pairs, tf.uint16), [-1])[:size], tf.shape(x))
     threshold = min(round(rate * 2**16), 2**16 - 1)
     mask = tf.cast(bits >= threshold, x.dtype) * tf.cast(1 / (1 - threshold / 2**16), x.dtype)
@@ -158,7 +158,7 @@ def dropout(x, phase, rate=DROPOUT_RATE, seed=None):
 
 def layer_seed(seed, layer):
     """The seed of one layer's dropout, int32 [2], of that of all."""
-    return tf.cast(tf2.random.experimental.stateless_fold_in(words(seed), layer, "philox"), tf.int32)
+    return tf.cast(tf2.random.experimental.stateless_fold_in(to_uint32_seed(seed), layer, "philox"), tf.int32)
 
 
 def classifier(

@@ -12,17 +12,17 @@ if __name__ == "__main__":
     from os.path import dirname, realpath
 
     sys.path.insert(0, dirname(realpath(__file__)))  # which PYTHONSAFEPATH keeps out
-    from analysis import arguments
-    from training import command
+    from analysis import flags
+    from training import cli
 
-    command.run("report", arguments.report_parser().parse_args)
+    cli.run_cli("report", flags.report_parser().parse_args)
 
 import json
 import re
 from pathlib import Path
 
-from analysis import annealing, figures, groups, page, run_files, tables
-from training.command import UserError
+from analysis import annealing, figures, formatting, groups, page, run_files
+from training.cli import UserError
 from training.files import write_whole
 
 FIGURE = re.compile(r"(\d+-)?(accuracy|gain|horizon|annealing)\.(png|svg)")
@@ -34,7 +34,7 @@ def main(arguments):
     Raises:
       UserError: a run is missing, damaged or given twice, or the output cannot be written.
     """
-    found = groups.make_groups([run_files.read_run(path) for path in run_files.expand(arguments.runs)])
+    found = groups.make_groups([run_files.read_run(path) for path in run_files.resolve_runs(arguments.runs)])
     pairs = annealing.find_pairs(found)
     compared = [annealing.compare(pair) for pair in pairs]
     over_groups = [figure for each in numbered(pairs) for figure in annealing.draw(*each)]
@@ -47,8 +47,8 @@ def main(arguments):
     output = Path(arguments.output)
     write(output, files)
     for group, notes, shown, _, images, *_ in sections:
-        print(group.title, *notes, *map(tables.as_text, shown), images.sentence, "", sep="\n\n")
-    print(*map(tables.as_text, compared), f"report: {output / 'report.html'}", sep="\n\n")
+        print(group.title, *notes, *map(formatting.as_text, shown), images.sentence, "", sep="\n\n")
+    print(*map(formatting.as_text, compared), f"report: {output / 'report.html'}", sep="\n\n")
 
 
 def numbered(items):
@@ -59,7 +59,7 @@ def numbered(items):
 def section(group, prefix, data_dir):
     """What the page says of a group; the names of its figures begin with the prefix."""
     found, missing = groups.predictions_of(group)
-    shown = [tables.accuracy_table(group), tables.predictions_table(group, found)]
+    shown = [formatting.accuracy_table(group), formatting.predictions_table(group, found)]
     return page.Section(
         group=group,
         # Where there are no predictions at all, the gallery says why.
@@ -67,8 +67,8 @@ def section(group, prefix, data_dir):
         tables=[table for table in shown if table],
         figures=figures.draw_group(group, prefix),
         gallery=page.gallery(group, found, missing, data_dir),
-        runs=tables.run_table(group),
-        flags=tables.Table("Flags of every run of this group", ["flag", "value"], list(group.shape.items())),
+        runs=formatting.run_table(group),
+        flags=formatting.Table("Flags of every run of this group", ["flag", "value"], list(group.shape.items())),
     )
 
 

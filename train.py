@@ -18,9 +18,9 @@ if __name__ == "__main__":
     from os.path import dirname, realpath
 
     sys.path.insert(0, dirname(realpath(__file__)))  # which PYTHONSAFEPATH keeps out
-    from training import command, flags
+    from training import cli, flags
 
-    command.run("train", flags.parse)  # answers --help at once; then imports this file as a module and calls its `main`
+    cli.run_cli("train", flags.parse)  # answers --help at once; then imports this file as a module and calls its `main`
 
 from functools import partial
 from typing import NamedTuple
@@ -31,8 +31,8 @@ import data
 from analysis.plots import draw_curves
 from ema import MovingAverages, check_replaced, ema_getter, recompute
 from model import classifier, count_correct, cross_entropy
-from training import places
-from training.command import graceful
+from training import strategies
+from training.cli import catch_signals
 from training.loop import Loop, build_loop
 from training.run_directory import RunDirectory
 from training.settings import learning_rate, resolve
@@ -40,7 +40,7 @@ from training.settings import learning_rate, resolve
 tf.disable_eager_execution()  # graph mode, as in TF 1.x
 
 
-class Tested(NamedTuple):
+class TestClassifier(NamedTuple):
     """One test classifier."""
 
     logits: dict  # "test", and "validation" where images are held out, to logits [N, 10] float32
@@ -54,7 +54,7 @@ class Graph(NamedTuple):
     loop: Loop
     shuffle: tf.Operation  # draws the order of the images; to be run as an epoch begins
     averages: MovingAverages
-    tested: dict  # training.labels.Label to Tested
+    test_classifiers: dict  # training.labels.Label to TestClassifier
     var_class: list  # the trainable variables
     feeds: dict  # placeholder to array: the data, for the initializers of the variables that hold them on the device
 
@@ -76,7 +76,7 @@ def build(settings, dataset):
     averages = MovingAverages(settings.ema_decay, settings.ema_start, settings.ema_batch_stats, settings.ema_power)
 
     def gradients_at(now):  # the number of the step
-        x, labels, dropout_seed = batches.at(now)
+        x, labels, dropout_seed = batches.local_batch(now)
         statistics = []  # batch norm puts its new ones here, as (value, variable), and `update` assigns them
         logits = network(x, phase=True, reuse=True, internal_update=statistics, seed=dropout_seed)
         loss = cross_entropy(logits, labels)
@@ -91,30 +91,36 @@ def build(settings, dataset):
     loop = build_loop(gradients_at, update, step, settings.xla)
 
     # 3. The test classifiers: the same function over the same variables, rebuilt with the getter.
-    images = {name: data.resident(split.images, f"{name}_images") for name, split in dataset.evaluated.items()}
-    tested = {}
+    images = {name: data.put_on_device(split.images, f"{name}_images") for name, split in dataset.evaluated.items()}
+    test_classifiers = {}
     for label in settings.labels:
-        getter = ema_getter(*averages.of(label, batch_stats))  # no averages for the raw weights: gives them themselves
+        getter = ema_getter(
+            *averages.averages_for(label, batch_stats)
+        )  # no averages for the raw weights: gives them themselves
         rebuilt = partial(network, reuse=True, getter=getter)
         test = partial(rebuilt, phase=False)
-        logits = {name: data.map_images(test, variable, data.BATCH) for name, variable in images.items()}
+        logits = {name: data.map_images(test, variable, data.EVAL_BATCH_SIZE) for name, variable in images.items()}
         check_replaced(getter, label.replaced(var_class, batch_stats))
-        stats_op = recompute(rebuilt, *data.first_images(batches.images, data.BATCH)) if label.recomputed else None
-        tested[label] = Tested(logits, stats_op)
-    return Graph(step, loop, batches.shuffle, averages, tested, var_class, data.resident_feeds())
+        stats_op = (
+            recompute(rebuilt, *data.first_images(batches.images, data.EVAL_BATCH_SIZE)) if label.recomputed else None
+        )
+        test_classifiers[label] = TestClassifier(logits, stats_op)
+    return Graph(step, loop, batches.shuffle, averages, test_classifiers, var_class, data.device_feeds())
 
 
 def main(flags):
     """Trains, evaluates, and writes the run directory; a UserError says what the user has to mend."""
-    place = places.choose(flags)  # this and the next line refuse before the data is loaded, and perhaps downloaded
-    directory = RunDirectory(flags, place.chief)
-    dataset = data.load_for(flags)
+    strategy = strategies.choose(
+        flags
+    )  # this and the next line refuse before the data is loaded, and perhaps downloaded
+    directory = RunDirectory(flags, strategy.chief)
+    dataset = data.load_for_training(flags)
     network = partial(classifier, width=flags.width, dropout_rate=flags.dropout)  # timed for --precision auto
-    settings = resolve(flags, place, directory.begun(), len(dataset.train.labels), network)
-    with tf.Graph().as_default(), place.scope():
+    settings = resolve(flags, strategy, directory.saved_run(), len(dataset.train.labels), network)
+    with tf.Graph().as_default(), strategy.scope():
         graph = build(settings, dataset)
         directory.enter()
-        with place.session() as session, graceful() as stop:
-            rows = place.trainer(settings, dataset, graph, directory, session, stop).train()
-    if place.chief:
+        with strategy.session() as session, catch_signals() as stop:
+            rows = strategy.trainer(settings, dataset, graph, directory, session, stop).train()
+    if strategy.chief:
         draw_curves(directory.path, rows)

@@ -5,9 +5,9 @@ from functools import partial
 from typing import NamedTuple
 
 from analysis import figures
+from analysis.formatting import Table, display_name, listed, over_seeds
 from analysis.groups import Group, make_group
 from analysis.plots import BLACK, BLUE, EMA, GREEN
-from analysis.tables import Table, listed, over_seeds, words
 
 
 class Pair(NamedTuple):
@@ -55,7 +55,7 @@ def up_to(epoch, group, seeds):
 def compare(pair):
     """The table of a pair: baseline and average at the constant rate and after the cooldown, paired by seed."""
     accuracies = {
-        f"{rate}, {words(label)}": 100 * group.final[label]
+        f"{rate}, {display_name(label)}": 100 * group.final[label]
         for rate, group in (("constant rate", pair.constant), ("annealed", pair.cooled))
         for label in (group.against, group.average)
     }
@@ -90,5 +90,5 @@ def annealing_axes(pair):
     ):
         epochs = [epoch for epoch in group.epochs if epoch >= begin]
         for label, look in zip((group.against, group.average), looks, strict=True):
-            curves.append((f"{rate}, {words(label)}", look, epochs, group.curves[label][:, -len(epochs) :]))
+            curves.append((f"{rate}, {display_name(label)}", look, epochs, group.curves[label][:, -len(epochs) :]))
     return figures.epoch_axes("test accuracy (%)", curves)

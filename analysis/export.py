@@ -15,11 +15,11 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 import data
-from analysis.run_network import RestoredRun
+from analysis.evaluation_table import print_wrapped
+from analysis.restored_run import RestoredRun
 from analysis.statistics import log_softmax
-from analysis.table import print_wrapped
-from training.checkpoints import inside
-from training.command import UserError, graceful, shown
+from training.checkpoints import working_directory
+from training.cli import UserError, catch_signals, display_path
 from training.files import naming, sha256, write_arrays, write_json
 from training.labels import Label
 from training.run_directory import versions
@@ -36,11 +36,13 @@ def main(args):
     run = RestoredRun(args.run_dir, args.data_dir)
     label, reason = run.choose(args.weights, args.decay, args.batch_stats)
     others = "--weights, --decay and --batch_stats export another"
-    print_wrapped(f"exporting {label.words} ({label}) of {shown(run.path)} {run.after()}: {reason}; {others}")
+    print_wrapped(
+        f"exporting {label.display_name} ({label}) of {display_path(run.path)} {run.after()}: {reason}; {others}"
+    )
     manifest = write(run, label, output)
     accuracy, count = manifest["test_accuracy"], manifest["verified"]["test_images"]
     print_wrapped(
-        f"{shown(output)}: test accuracy {100 * accuracy:.2f}%; reloaded in a process of its own, its predictions on "
+        f"{display_path(output)}: test accuracy {100 * accuracy:.2f}%; reloaded in a process of its own, its predictions on "
         f"{count} test images are the run's"
     )
 
@@ -78,10 +80,10 @@ def write(run, label, output, save=save_model):
     """
     logits, test, classes = run.test_logits(label), run.dataset.test, data.class_names(run.flags.dataset)
     beside = output.with_name(f".{output.name}.{os.getpid()}")
-    with graceful():
+    with catch_signals():
         beside.mkdir()  # fails where there is such a directory, which is not ours
         try:
-            with naming(output), inside(beside):
+            with naming(output), working_directory(beside):
                 save(run, ".")
             answers = reload(beside, test.images)
             manifest = {
@@ -108,10 +110,10 @@ def write(run, label, output, save=save_model):
 
 def reload(directory, images):
     """The outputs of a SavedModel for all images, by name, loaded with TensorFlow alone into a graph of its own."""
-    with tf.Graph().as_default(), tf.Session() as session, inside(directory):
+    with tf.Graph().as_default(), tf.Session() as session, working_directory(directory):
         signature = tf.saved_model.load(session, ["serve"], ".").signature_def["serving_default"]
         outputs = {name: tensor.name for name, tensor in signature.outputs.items()}
-        batches = np.array_split(images, range(data.BATCH, len(images), data.BATCH))
+        batches = np.array_split(images, range(data.EVAL_BATCH_SIZE, len(images), data.EVAL_BATCH_SIZE))
         parts = [session.run(outputs, {signature.inputs["images"].name: batch}) for batch in batches]
     return {name: np.concatenate([part[name] for part in parts]) for name in outputs}
 

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from analysis import plots
+from analysis.formatting import display_name, format_number
 from analysis.plots import BLACK, GREEN, PURPLE, VERMILION, YELLOW
 from analysis.statistics import mean_interval
-from analysis.tables import shown, words
 from training.labels import STATISTICS, Label
 
 BAND_FROM = 5  # seeds; a band of fewer hides what was measured
@@ -27,14 +27,14 @@ class Drawn(NamedTuple):
 
 def drawn(name, caption, draw):
     """The figure whose axes `draw()` returns, as a list of one Drawn; empty where it cannot be drawn."""
-    files = plots.rendered(f"figure {name}", draw, "png", "svg")
+    files = plots.render_figure(f"figure {name}", draw, "png", "svg")
     return [Drawn(name, caption, *files)] if files else []
 
 
 def draw_group(group, prefix=""):
     """Every figure of a group, as Drawn; their names begin with the prefix."""
-    average, against, seeds = words(group.average), words(group.against), how_seeds_are_drawn(group.seeds)
-    caption = f"Test accuracy over epochs: {'; '.join(map(words, group.compared))}.{seeds}"
+    average, against, seeds = display_name(group.average), display_name(group.against), how_seeds_are_drawn(group.seeds)
+    caption = f"Test accuracy over epochs: {'; '.join(map(display_name, group.compared))}.{seeds}"
     made = drawn(f"{prefix}accuracy", caption, partial(accuracy_axes, group))
     caption = f"Gain of {average} over {against}, its baseline, over epochs.{seeds}"
     made += drawn(f"{prefix}gain", caption, partial(gain_axes, group))
@@ -59,12 +59,12 @@ def how_seeds_are_drawn(seeds):
 
 def accuracy_axes(group):
     looks = plots.RAW | {group.average: plots.EMA}
-    curves = [(words(label), looks[label], group.epochs, group.curves[label]) for label in group.compared]
+    curves = [(display_name(label), looks[label], group.epochs, group.curves[label]) for label in group.compared]
     return epoch_axes("test accuracy (%)", curves)
 
 
 def gain_axes(group):
-    name = f"{words(group.average)}\nover {words(group.against)}"
+    name = f"{display_name(group.average)}\nover {display_name(group.against)}"
     return epoch_axes("gain (points)", [(name, (GREEN, "-"), group.epochs, group.gain)], "+")
 
 
@@ -81,14 +81,14 @@ def epoch_axes(y, curves, sign=""):
     for name, (colour, style), epochs, fractions in curves:
         values = 100 * fractions
         mean, half = mean_interval(values)
-        plots.draw_curve(axes, epochs, mean, colour, style, f"{name}, {shown(mean[-1], sign)} at the end")
+        plots.draw_curve(axes, epochs, mean, colour, style, f"{name}, {format_number(mean[-1], sign)} at the end")
         axes.plot(epochs, values.T, color=colour, linestyle=style, linewidth=0.6, alpha=0.5)
         if len(values) >= BAND_FROM:
             axes.fill_between(epochs, mean - half, mean + half, color=colour, alpha=0.18, linewidth=0)
     lines = np.concatenate([line.get_ydata() for line in axes.lines])
     margin = 0.08 * (lines.max() - lines.min()) or 1
     axes.set_ylim(lines.min() - margin, lines.max() + margin)  # no band may flatten them
-    return plots.with_legend(axes)
+    return plots.add_legend(axes)
 
 
 def horizon(decay, epoch_steps):
@@ -104,7 +104,7 @@ def horizon_axes(group):
     axes.set_xscale("log")  # equal ratios of length are equally far apart
     for label, (colour, style) in plots.RAW.items():
         if label in group.final:
-            axes.axhline(100 * group.final[label].mean(), color=colour, linestyle=style, label=words(label))
+            axes.axhline(100 * group.final[label].mean(), color=colour, linestyle=style, label=display_name(label))
     flags, row = group.runs[0].flags, group.runs[0].rows[-1]
     lengths = {decay: horizon(decay, row["step"] / row["epoch"]) for decay in sorted(flags.ema_decay, key=float)}
     ratio, policies = max(lengths.values()) / min(lengths.values()), flags.ema_batch_stats
@@ -123,9 +123,9 @@ def horizon_axes(group):
         )
         if group.average in labels:
             here, star = labels.index(group.average), {"color": YELLOW, "markeredgecolor": BLACK, "markersize": 13}
-            axes.plot(places[here], mean[here], "*", zorder=3, label=words(group.average), **star)
+            axes.plot(places[here], mean[here], "*", zorder=3, label=display_name(group.average), **star)
     draw_ticks(axes, lengths)
-    return plots.with_legend(axes)
+    return plots.add_legend(axes)
 
 
 def draw_ticks(axes, lengths):

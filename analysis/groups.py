@@ -6,12 +6,12 @@ from typing import NamedTuple
 import numpy as np
 
 from analysis.run_files import read_predictions
-from training.command import UserError
-from training.flags import MAY_CHANGE, build_parser
+from training.cli import UserError
+from training.flags import RESUMABLE_FLAGS, build_parser
 from training.labels import baseline_of, choose, primary
 
 # What a resumption may change, and the seed; but for what may be changed and shapes the numbers that come after.
-NOT_SHAPING = (MAY_CHANGE | {"seed"}) - {"epochs", "lr_cooldown", "strategy", "devices"}
+IGNORED_FLAGS = (RESUMABLE_FLAGS | {"seed"}) - {"epochs", "lr_cooldown", "strategy", "devices"}
 
 
 class Group(NamedTuple):
@@ -75,7 +75,7 @@ def shape_of(flags, precision):
     """The flags that shape the numbers, as text; the precision is the one used, not the one asked for."""
     shape = vars(flags) | {"precision": precision}
     as_typed = {name: value if isinstance(value, list) else [value] for name, value in shape.items()}
-    return {name: " ".join(map(str, values)) for name, values in as_typed.items() if name not in NOT_SHAPING}
+    return {name: " ".join(map(str, values)) for name, values in as_typed.items() if name not in IGNORED_FLAGS}
 
 
 def title_of(shape, shapes):

@@ -11,9 +11,9 @@ import jinja2
 import numpy as np
 from PIL import Image
 
+from analysis.formatting import Table, display_name
 from analysis.groups import Group
-from analysis.tables import Table, words
-from training.command import UserError
+from training.cli import UserError
 
 TILES = 24  # of each kind
 
@@ -28,7 +28,7 @@ class Tile(NamedTuple):
 
 
 class Gallery(NamedTuple):
-    sentence: str  # what is shown, or why nothing is
+    sentence: str  # what is format_number, or why nothing is
     fixed: list  # of Tile: baseline wrong, average right
     broken: list  # of Tile: baseline right, average wrong
 
@@ -64,8 +64,8 @@ def gallery(group, found, missing, data_dir=None):
     baseline, average = found[0].baseline.argmax(1), found[0].ema.argmax(1)
     fixed, broken = ((baseline != labels) & (average == labels), (baseline == labels) & (average != labels))
     sentence = (
-        f"Of {len(labels):,} test images {run.path} has {fixed.sum():,} right by its average ({words(group.average)}) "
-        f"and wrong by its baseline ({words(group.against)}), and {broken.sum():,} the other way round. Shown are the "
+        f"Of {len(labels):,} test images {run.path} has {fixed.sum():,} right by its average ({display_name(group.average)}) "
+        f"and wrong by its baseline ({display_name(group.against)}), and {broken.sum():,} the other way round. Shown are the "
         f"first of each in the order of the test set, at most {TILES}."
     )
 

@@ -39,11 +39,11 @@ def draw_curves(path, rows):
         axes = new_axes("epoch", "test accuracy (%)")
         for label in dict.fromkeys(["raw", baseline_of(average, labels), average]):
             values = [100 * row["classifiers"][label] for row in rows]
-            name = f"{Label.parse(label).words}, {values[-1]:.2f} at the end"
+            name = f"{Label.parse(label).display_name}, {values[-1]:.2f} at the end"
             draw_curve(axes, epochs, values, *RAW.get(label, EMA), name)
-        return with_legend(axes)
+        return add_legend(axes)
 
-    if png := rendered("curves.png", draw, "png"):
+    if png := render_figure("curves.png", draw, "png"):
         write_whole(path / "curves.png", *png)
 
 
@@ -53,7 +53,7 @@ def draw_curve(axes, epochs, values, colour, style, name):
     axes.plot(epochs, values, linestyle=style, color=colour, linewidth=2, marker="o", markersize=3, label=name)
 
 
-def with_legend(axes):
+def add_legend(axes):
     """The axes, and the names of their curves above them, where they strike nothing through."""
     axes.figure.legend(loc="outside upper center")
     return axes
@@ -68,7 +68,7 @@ def new_axes(x, y, size=SIZE):
     return axes
 
 
-def rendered(name, draw, *formats):
+def render_figure(name, draw, *formats):
     """A figure in our style over matplotlib's defaults, whatever a matplotlibrc or the environment asks for.
 
     Args:

@@ -6,16 +6,16 @@ to a good approximation, a linear combination of them; least squares finds it, w
 
 import numpy as np
 
-from analysis.plots import new_axes, rendered, with_legend
-from analysis.run_files import one_run, reading
-from analysis.run_network import RestoredRun
-from analysis.table import print_wrapped
+from analysis.evaluation_table import print_wrapped
+from analysis.plots import add_legend, new_axes, render_figure
+from analysis.restored_run import RestoredRun
+from analysis.run_files import read_errors, require_single_run
 from ema import power_gamma
-from training.command import UserError, resume_command, shown
+from training.cli import UserError, display_path, resume_command
 from training.files import open_arrays, write_json, write_whole
 from training.flags import load_flags
 from training.labels import RAW, RAW_RECOMPUTED, choose
-from training.run_directory import snapshots
+from training.run_directory import list_snapshots
 
 DELETE = "delete it, the other snapshots may suffice"
 MAX_RESIDUAL = 0.05  # of the norm of a profile: what is further from it is an average of another shape
@@ -23,7 +23,7 @@ MAX_RESIDUAL = 0.05  # of the norm of a profile: what is further from it is an a
 
 def main(args):
     """Prints test accuracy against relative width; writes posthoc.json and posthoc.png into the run directory."""
-    snapshots = Snapshots(one_run(args.run_dir))
+    snapshots = Snapshots(require_single_run(args.run_dir))
     basis = args.basis or snapshots.widths
     if unknown := sorted(set(basis) - set(snapshots.widths)):
         raise UserError(
@@ -42,7 +42,7 @@ def evaluate(run, snapshots, basis, widths):
     if snapshots.widths != widths_of_run or not all(fitting):
         raise UserError(f"{snapshots.files[-1]} is not of this run: {DELETE}")
     print_wrapped(
-        f"{shown(run.path)}: averages {run.after(step)}, made from {', '.join(map(str, basis))} in {count} snapshots"
+        f"{display_path(run.path)}: averages {run.after(step)}, made from {', '.join(map(str, basis))} in {count} snapshots"
     )
     if step != raw_step:
         print_wrapped(
@@ -50,7 +50,7 @@ def evaluate(run, snapshots, basis, widths):
         )
     errors = check_synthesis(snapshots, basis)
     run.network.load(run.values(RAW))
-    raw = show_accuracies(run, f"{RAW_RECOMPUTED.words}, after step {raw_step}")
+    raw = show_accuracies(run, f"{RAW_RECOMPUTED.display_name}, after step {raw_step}")
     rows = []
     for width, weights, residual in zip(widths, *snapshots.synthesise(widths, basis), strict=True):
         run.network.load(weights)
@@ -60,7 +60,7 @@ def evaluate(run, snapshots, basis, widths):
     results = {"basis": basis, "step": step, "raw_step": raw_step, "relative_errors": errors}
     results |= {"raw/recomputed": raw["accuracy"], "widths": rows, "chosen": choose_width(rows)}
     write_json(run.path / "posthoc.json", results)
-    if png := rendered("posthoc.png", lambda: draw_widths(results), "png"):
+    if png := render_figure("posthoc.png", lambda: draw_widths(results), "png"):
         write_whole(run.path / "posthoc.png", *png)
 
 
@@ -112,7 +112,7 @@ def draw_widths(results):
             axes.plot(*zip(*points, strict=True), style, label=label)
     raw = f"raw weights after step {results['raw_step']}"
     axes.axhline(100 * results["raw/recomputed"], linestyle="--", color="grey", label=raw)
-    return with_legend(axes)
+    return add_legend(axes)
 
 
 def inner_products(t_a, gamma_a, t_b, gamma_b):
@@ -154,7 +154,7 @@ class Snapshots:
     """The snapshots of a run directory; a UserError where there are none, or one is damaged."""
 
     def __init__(self, path):
-        self.files = snapshots(path)
+        self.files = list_snapshots(path)
         if not self.files:
             raise UserError(f"{path} holds no snapshots: {how_to_have_some(path)}")
         self.final_time, last = _load(self.files[-1])
@@ -207,7 +207,7 @@ def relative_error(weights, reference):
 
 def _load(file, shapes=None):
     """The update number and the averages {"<width>/<variable>": array} of a snapshot, of these shapes if given."""
-    with reading(file, f": {DELETE}"), open_arrays(file) as arrays:
+    with read_errors(file, f": {DELETE}"), open_arrays(file) as arrays:
         averages = dict(arrays)
         updates = int(averages.pop("updates"))
         sound = all(_width_of(name) and np.isfinite(array).all() for name, array in averages.items())

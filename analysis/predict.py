@@ -11,14 +11,14 @@ import tensorflow.compat.v1 as tf
 from PIL import Image, ImageOps
 
 import data
+from analysis.evaluation_table import print_wrapped
 from analysis.export import read_manifest
-from analysis.run_network import RestoredRun
+from analysis.formatting import Table, as_text
+from analysis.restored_run import RestoredRun
 from analysis.statistics import log_softmax
-from analysis.table import print_wrapped
-from analysis.tables import Table, as_text
 from training import device
-from training.checkpoints import inside
-from training.command import UserError
+from training.checkpoints import working_directory
+from training.cli import UserError
 from training.labels import Label
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
@@ -48,7 +48,7 @@ def main(args):
     else:
         if rows:
             print_wrapped(what)
-            header = ["image", *(cell for label in classifiers for cell in (label.weights_in_words, ""))]
+            header = ["image", *(cell for label in classifiers for cell in (label.weights_name, ""))]
             lines = [[printable(path), *cells(classes, answers)] for path, answers in rows.items()]
             print(as_text(Table("", header, lines)))
         for path, sentence in errors.items():
@@ -73,24 +73,24 @@ def of_run(args):
         return np.exp(log_softmax(run.logits(images)))
 
     classifiers = {one: functools.partial(classify, one) for one in (label.baseline, label)}
-    what = f"{label.words}, {run.after()}: {reason}; --decay and --batch_stats name another"
+    what = f"{label.display_name}, {run.after()}: {reason}; --decay and --batch_stats name another"
     return what, data.class_names(run.flags.dataset), classifiers
 
 
 def of_model(directory):
     """The one classifier of an exported directory, as `of_run` returns several."""
     manifest = read_manifest(directory)
-    with tf.Graph().as_default(), inside(directory):
+    with tf.Graph().as_default(), working_directory(directory):
         session = device.session()
         signature = tf.saved_model.load(session, ["serve"], ".").signature_def["serving_default"]
     inputs, outputs = signature.inputs["images"].name, signature.outputs["probabilities"].name
 
     def classify(images):
-        parts = np.array_split(images, range(data.BATCH, len(images), data.BATCH))
+        parts = np.array_split(images, range(data.EVAL_BATCH_SIZE, len(images), data.EVAL_BATCH_SIZE))
         return np.concatenate([session.run(outputs, {inputs: part}) for part in parts])
 
     label = Label.parse(manifest["classifier"])
-    return f"{label.words}, {manifest['made']}", manifest["classes"], {label: classify}
+    return f"{label.display_name}, {manifest['made']}", manifest["classes"], {label: classify}
 
 
 def cells(classes, answers):

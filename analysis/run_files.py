@@ -12,14 +12,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from training.command import UserError, script
+from training.cli import UserError, script
 from training.files import open_arrays
 from training.flags import load_config, load_flags
 from training.labels import Label, baseline_of
 
 CLASS_COUNT = 10
 # What reading a file raises that is missing, torn or something else.
-DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RuntimeError, zipfile.BadZipFile)
+READ_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RuntimeError, zipfile.BadZipFile)
 
 
 class FinishedRun(NamedTuple):
@@ -39,14 +39,14 @@ class Predictions(NamedTuple):
     baseline: np.ndarray  # the same of its baseline
 
 
-def expand(names):
+def resolve_runs(names):
     """The run directories named and, in the place of other directories, those below them; each once.
 
     A run below that was not evaluated yet is passed over, which a line on stderr says.
     """
     found = {}
     for name in names:
-        for run in runs_of(Path(name)):
+        for run in find_runs(Path(name)):
             metrics = run / "metrics.jsonl"
             if run != Path(name) and not (metrics.exists() and metrics.stat().st_size):
                 print(f"passed over: {run} was not evaluated yet", file=sys.stderr)
@@ -55,7 +55,7 @@ def expand(names):
     return list(found.values())
 
 
-def runs_of(path):
+def find_runs(path):
     """The run in a directory, or all runs below it, in order."""
     found = [path] if (path / "config.json").exists() else sorted(file.parent for file in path.rglob("config.json"))
     if not found:
@@ -63,9 +63,9 @@ def runs_of(path):
     return found
 
 
-def one_run(name):
+def require_single_run(name):
     """The path of a run; where it is none, the UserError names those that lie below."""
-    path, found = Path(name), runs_of(Path(name))
+    path, found = Path(name), find_runs(Path(name))
     if found != [path]:
         below = textwrap.shorten(", ".join(str(run.relative_to(path)) for run in found), 200)
         raise UserError(
@@ -76,13 +76,13 @@ def one_run(name):
 
 
 @contextlib.contextmanager
-def reading(file, remedy=""):
+def read_errors(file, remedy=""):
     """Turns what reading a damaged file raises into one sentence; what may not be read is not damaged."""
     try:
         yield
     except PermissionError:
         raise UserError(f"{file} cannot be read: get access") from None
-    except DAMAGE as error:
+    except READ_ERRORS as error:
         raise UserError(f"{file} is damaged ({error}){remedy}") from None
 
 
@@ -92,7 +92,7 @@ def read_run(path):
     if not isinstance(config.get("versions", {}), dict):
         raise UserError(f"{path / 'config.json'} is damaged (versions is no object): leave {path} out")
     file = path / "metrics.jsonl"
-    with reading(file, f": restore it from a copy, or leave {path} out"):
+    with read_errors(file, f": restore it from a copy, or leave {path} out"):
         text = file.read_text(encoding="utf-8") if file.exists() else ""
         *lines, last = text.split("\n")
         with contextlib.suppress(ValueError):  # of a line that a crash cut short
@@ -126,7 +126,7 @@ def read_predictions(run, ema):
     path = run.path / "predictions.npz"
     if not path.exists():
         raise UserError(f"{run.path} holds no predictions.npz")
-    with reading(path), open_arrays(path) as arrays:
+    with read_errors(path), open_arrays(path) as arrays:
         names = ["labels", ema, baseline_of(ema, arrays.files)]
         if missing := [name for name in names if name not in arrays.files]:
             raise UserError(f"{path} lacks an array ({missing[0]})")
@@ -146,7 +146,7 @@ def check_predictions(labels, scores):
 def predictions_of_step(path, step):
     """The true classes [N] and {label: logits [N, 10]} that a run left; None and {} where those of `step` are not
     there, or are not what its summary.json says."""
-    with contextlib.suppress(*DAMAGE):
+    with contextlib.suppress(*READ_ERRORS):
         summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
         with open_arrays(path / "predictions.npz") as arrays:
             scores = dict(arrays)

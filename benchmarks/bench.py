@@ -16,29 +16,40 @@ import sys
 import time
 from pathlib import Path
 
-import tables
-from contestant import ROOT, cores
-from driver import CannotRunError, Contestant
+import summarize
+from runner import CannotRunError, Contestant
+from worker import ROOT, cores
 
-from analysis.tables import as_text
+from analysis.formatting import as_text
 from training.flags import Formatter, count
 
 HERE = Path(__file__).resolve().parent
 CONTESTANTS = {  # name to script and flags, the most important first
-    "train.py-bfloat16": ["ours.py", "--precision", "bfloat16"],
+    "train.py-bfloat16": ["train_step.py", "--precision", "bfloat16"],
     "pytorch-bfloat16-compiled": ["pytorch.py", "--precision", "bfloat16", "--compile"],
     "pytorch-bfloat16": ["pytorch.py", "--precision", "bfloat16"],
     "convolutions-bfloat16": ["convolutions.py", "--precision", "bfloat16"],
-    "train.py-float32": ["ours.py", "--precision", "float32"],
+    "train.py-float32": ["train_step.py", "--precision", "float32"],
     "pytorch-float32-compiled": ["pytorch.py", "--precision", "float32", "--compile"],
     "pytorch-float32": ["pytorch.py", "--precision", "float32"],
     "convolutions-float32": ["convolutions.py", "--precision", "float32"],
-    "tf1-habit": ["habit.py"],
+    "tf1-habit": ["tf1_baseline.py"],
 }
 AVERAGES = {  # so many of them, in the precision in which train.py is faster
-    "averages-0": ["ours.py", "--no_ema"],
-    "averages-1": ["ours.py", "--ema_decay", "0.998"],
-    "averages-8": ["ours.py", "--ema_decay", "0.998", "0.999", "0.9995", "0.9998", "0.9999", "0.99", "0.95", "0.9"],
+    "averages-0": ["train_step.py", "--no_ema"],
+    "averages-1": ["train_step.py", "--ema_decay", "0.998"],
+    "averages-8": [
+        "train_step.py",
+        "--ema_decay",
+        "0.998",
+        "0.999",
+        "0.9995",
+        "0.9998",
+        "0.9999",
+        "0.99",
+        "0.95",
+        "0.9",
+    ],
 }
 STEPS = {"cpu": 20, "gpu": 100}  # of a turn
 BATCH_SIZES = {"cpu": [64], "gpu": [64, 512]}
@@ -71,8 +82,8 @@ def main(argv=None):
     if not result["rows"]:
         sys.exit(f"bench.py: nothing was measured: {'; '.join(sorted(set(result['skipped'].values())))}")
     if is_whole(options, result["skipped"]):
-        path = save(result, tables.RESULTS)
-    print(f"{tables.everything(result, as_text)}\n\nevery sample is in {path}")
+        path = save(result, summarize.RESULTS)
+    print(f"{summarize.everything(result, as_text)}\n\nevery sample is in {path}")
 
 
 def is_whole(options, skipped):
@@ -92,7 +103,7 @@ def machine(cpuinfo=Path("/proc/cpuinfo")):
 
 def save(result, folder, file=None):
     """Writes the result to `file`, else to one in `folder` that is named after the processor; returns the path."""
-    path = file or folder / f"{tables.slug(result)}.json"
+    path = file or folder / f"{summarize.slug(result)}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
     return path
@@ -107,7 +118,7 @@ def measure(options, result):
         flags = [f"--device={options.device}", f"--batch_size={batch_size}", *options.flags]
         if group is AVERAGES:
             rounds, steps = 8 * rounds, steps // 10  # small costs: many rounds, each while the machine stays the same
-            if fastest := tables.fastest(result["rows"], "train.py"):
+            if fastest := summarize.fastest(result["rows"], "train.py"):
                 flags.append(f"--precision={fastest['about']['precision']}")
         commands = {name: [sys.executable, HERE / file, *own, *flags] for name, (file, *own) in group.items()}
         rows, skipped = take_turns(commands, rounds, steps, limit)

@@ -4,8 +4,8 @@ No step can be faster while it uses these kernels. Forward, weight gradient and 
 batch and precision, over random tensors that stay on the device; the first layer needs no input gradient.
 """
 
-import contestant
 import tensorflow.compat.v1 as tf
+import worker
 
 import data
 import model
@@ -40,9 +40,9 @@ def main(flags):
     session = device.session()
     session.run(tf.global_variables_initializer())
     about = {"device": chosen.description, "precision": flags.precision, "tensorflow": tf.__version__}
-    contestant.serve(about, lambda steps: [session.run(step) for _ in range(steps)])
+    worker.serve(about, lambda steps: [session.run(step) for _ in range(steps)])
 
 
 if __name__ == "__main__":
     tf.disable_eager_execution()
-    main(contestant.parse())
+    main(worker.parse())

@@ -11,7 +11,7 @@ import itertools
 import os
 import sys
 
-import contestant
+import worker
 
 os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"  # what is compiled is compiled anew, in every process
 try:
@@ -50,12 +50,12 @@ def main(flags):
         for option, size in ((M_MMAP_THRESHOLD, 2**30), (M_TRIM_THRESHOLD, 2**31 - 1)):
             ctypes.CDLL(None).mallopt(option, size)  # fresh pages from the kernel in every step cost time
     torch.manual_seed(flags.seed)
-    torch.set_num_threads(contestant.cores())
+    torch.set_num_threads(worker.cores())
     torch.set_float32_matmul_precision("high")  # TF32 on a GPU, which TensorFlow takes by default
     torch.backends.cudnn.benchmark = True
     gpu = flags.device == "gpu"
     device = torch.device("cuda" if gpu else "cpu")
-    images, labels = (torch.from_numpy(array).to(device) for array in contestant.draw(flags.train_size))
+    images, labels = (torch.from_numpy(array).to(device) for array in worker.draw(flags.train_size))
     model = Classifier(flags.width, flags.dropout).to(device, memory_format=torch.channels_last)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(float(flags.ema_decay[0])))
     forward = model
@@ -91,8 +91,8 @@ def main(flags):
 
     name = f"GPU, {torch.cuda.get_device_name()}" if gpu else "CPU"
     about = {"device": name, "precision": flags.precision, "torch": torch.__version__}
-    contestant.serve(about | {"parameters": sum(each.numel() for each in model.parameters())}, run)
+    worker.serve(about | {"parameters": sum(each.numel() for each in model.parameters())}, run)
 
 
 if __name__ == "__main__":
-    main(contestant.parse())
+    main(worker.parse())

@@ -22,8 +22,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from training.command import UserError, one_line_errors  # noqa: E402
-from training.flags import MAY_CHANGE, build_parser, load_config, load_flags, load_precision  # noqa: E402
+from training.cli import UserError, one_line_errors  # noqa: E402
+from training.flags import RESUMABLE_FLAGS, build_parser, load_config, load_flags, load_precision  # noqa: E402
 
 EXPERIMENTS = {  # and what they show
     "guide": "the guide as it is",
@@ -80,7 +80,7 @@ RUNS = [
     *alone("starts/unbiased-seed", f"{STARTS} unbiased {POWER} 0.15", (0, 1)),
     *alone("starts/warmup-seed", f"{STARTS} warmup", (0, 1)),
 ]
-FREE = MAY_CHANGE - {"epochs", "lr_cooldown", "eval_every", "strategy", "devices"}  # flags that change no result
+FREE = RESUMABLE_FLAGS - {"epochs", "lr_cooldown", "eval_every", "strategy", "devices"}  # flags that change no result
 
 
 def kept(experiment, results):

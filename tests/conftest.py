@@ -13,7 +13,7 @@ import tensorflow.compat.v1 as tf
 from support import cifar10, forking
 from support.commands import CUT_OFF, ROOT, TINY_RUN, assert_ended_well, ended
 
-from analysis.run_network import RestoredRun
+from analysis.restored_run import RestoredRun
 from training.log import log
 
 tf.disable_eager_execution()  # as train.py does
@@ -123,5 +123,5 @@ def bank_run(forked, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def restored(bank_run):
-    """analysis.run_network.RestoredRun of `bank_run`; whoever asks it something has it use a label first."""
+    """analysis.restored_run.RestoredRun of `bank_run`; whoever asks it something has it use a label first."""
     return RestoredRun(bank_run)

@@ -5,7 +5,7 @@ from support.files import read_rows
 from support.finished_runs import groups_of, write_rows, write_run
 
 from analysis import annealing
-from analysis.tables import words
+from analysis.formatting import words
 
 CONSTANT = {0: ([0.70, 0.80], [0.74, 0.86]), 1: ([0.71, 0.82], [0.75, 0.87]), 2: ([0.72, 0.84], [0.76, 0.88])}
 COOLED = {0: ([0.70, 0.85], [0.74, 0.87]), 1: ([0.71, 0.86], [0.75, 0.88]), 2: ([0.72, 0.90], [0.76, 0.89]),

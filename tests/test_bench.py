@@ -15,7 +15,7 @@ import tensorflow.compat.v1 as tf
 from support.commands import PARAMETERS, ROOT
 
 import model
-from analysis.tables import as_markdown, as_text
+from analysis.formatting import as_markdown, as_text
 
 BENCHMARKS = ROOT / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))

@@ -16,7 +16,7 @@ from support.damage import damaged, damages, delete, flip_bit, fuzz, limited_fil
 from support.files import contents, rows_without_timings
 
 from training import checkpoints, flags
-from training.command import UserError
+from training.cli import UserError
 from training.run_directory import RunDirectory
 
 FILES = ("model.data-00000-of-00001", "model.index", "state.json", "SHA256SUMS")
@@ -58,7 +58,7 @@ class Model:
 
     def steps(self):
         """Those of all checkpoints, after checking that nothing else lies beside them."""
-        found = checkpoints.found(self.path)
+        found = checkpoints.list_checkpoints(self.path)
         assert sorted((self.path / "checkpoints").iterdir()) == found
         return [int(checkpoint.name.removeprefix("step-")) for checkpoint in found]
 
@@ -130,7 +130,7 @@ def test_checkpoint_cut_off_while_it_was_written_is_no_checkpoint(model, missing
     checkpoint = model.save(10)
     shutil.copytree(checkpoint, checkpoint.with_name(".new"))
     (checkpoint.with_name(".new") / missing).unlink()
-    assert checkpoints.found(model.path) == [checkpoint]
+    assert checkpoints.list_checkpoints(model.path) == [checkpoint]
     assert model.restored() == 10
     model.save(20)  # what the first try left does not stand in the way
     assert model.restored() == 20
@@ -252,7 +252,7 @@ def test_a_checkpoint_that_cannot_be_read_may_be_whole_and_is_not_passed_over(mo
 
 def test_copy_of_a_checkpoint_under_another_name_is_none(model):
     copy = model.save(10).rename(model.path / "checkpoints" / "step-000000020.bak")
-    assert checkpoints.found(model.path) == []
+    assert checkpoints.list_checkpoints(model.path) == []
     model.save(15)
     assert model.restored() == 15
     assert copy.is_dir()
@@ -272,7 +272,7 @@ def two_checkpoints(tmp_path_factory):
 @given(newest=st.booleans(), name=st.sampled_from(FILES), damage=damages)
 def test_damaged_checkpoint_is_never_restored(two_checkpoints, newest, name, damage):
     model = two_checkpoints
-    file = checkpoints.found(model.path)[newest] / name
+    file = checkpoints.list_checkpoints(model.path)[newest] / name
     with damaged(file, damage(file.read_bytes())) as changed:
         if newest and changed:
             assert model.restored([1]) == 10
@@ -284,14 +284,14 @@ def test_damaged_checkpoint_is_never_restored(two_checkpoints, newest, name, dam
 def test_a_run_goes_on_from_its_newest_whole_checkpoint_and_without_one_not_at_all(forked, finished_run, tmp_path):
     directory = tmp_path / "run"
     shutil.copytree(finished_run[0], directory)
-    flip_bit(checkpoints.found(directory)[-1] / "model.data-00000-of-00001")
+    flip_bit(checkpoints.list_checkpoints(directory)[-1] / "model.data-00000-of-00001")
     result = forked(*RESUME, directory)
     assert_ended_well(result)
     assert "step-000000016 is damaged" in result.stdout
     assert "resumed at step 8" in result.stdout
     assert rows_without_timings(directory) == rows_without_timings(finished_run[0])
 
-    for checkpoint in checkpoints.found(directory):
+    for checkpoint in checkpoints.list_checkpoints(directory):
         flip_bit(checkpoint / "state.json")
     before = contents(directory)
     assert_one_sentence(forked(*RESUME, directory), 1, "no usable checkpoint", "another --run_dir")

@@ -17,7 +17,7 @@ from support.files import contents
 
 import data
 from training import cifar10
-from training.command import UserError
+from training.cli import UserError
 
 NOISE = b"\x89PNG\r\n\x1a\n" + bytes(50)
 

@@ -12,7 +12,7 @@ from support.tiny import split
 
 import data
 from training import flags, synthetic
-from training.command import UserError
+from training.cli import UserError
 
 sizes = st.integers(1, 2000)
 seeds = st.integers(0, 2**31 - 1)
@@ -113,8 +113,8 @@ def test_label_noise_replaces_a_share_of_the_labels_by_other_classes():
 
 def test_label_noise_touches_the_training_labels_alone():
     argv = [*TINY_RUN, "--validation_size", "64", "--seed", "4"]
-    clean = data.load_for(flags.parse(argv))
-    noisy = data.load_for(flags.parse([*argv, "--label_noise", "0.25"]))
+    clean = data.load_for_training(flags.parse(argv))
+    noisy = data.load_for_training(flags.parse([*argv, "--label_noise", "0.25"]))
     assert (noisy.train.labels != clean.train.labels).sum() == 48
     np.testing.assert_array_equal(noisy.train.images, clean.train.images)
     np.testing.assert_array_equal(noisy.validation.labels, clean.validation.labels)
@@ -124,13 +124,14 @@ def test_label_noise_touches_the_training_labels_alone():
 def test_no_more_is_loaded_to_evaluate_than_is_needed():
     """The images of recomputed statistics and of the test set, and those held out are those of training."""
     argv = [*TINY_RUN, "--train_size", "6000"]
-    trained, evaluated = (load(flags.parse(argv)) for load in (data.load_for, data.load_to_evaluate))
+    trained, evaluated = (load(flags.parse(argv)) for load in (data.load_for_training, data.load_for_evaluation))
     assert (len(trained.train.labels), len(evaluated.train.labels)) == (6000, data.RECOMPUTED_IMAGES)
     np.testing.assert_array_equal(evaluated.train.images, trained.train.images[: data.RECOMPUTED_IMAGES])
     np.testing.assert_array_equal(evaluated.test.images, trained.test.images)
     assert evaluated.validation is None
     trained, evaluated = (
-        load(flags.parse([*argv, "--validation_size", "50"])) for load in (data.load_for, data.load_to_evaluate)
+        load(flags.parse([*argv, "--validation_size", "50"]))
+        for load in (data.load_for_training, data.load_for_evaluation)
     )
     np.testing.assert_array_equal(evaluated.validation.images, trained.validation.images)
     np.testing.assert_array_equal(evaluated.train.images[:5000], trained.train.images[:5000])
@@ -150,11 +151,11 @@ def test_to_float_maps_bytes_to_minus_one_to_one(session):
 
 def test_resident_array_is_on_the_device_but_in_no_checkpoint_and_not_in_the_graph(session, initialised, random):
     array = random.integers(0, 256, (100, 32, 32, 3), dtype=np.uint8)
-    variable = data.resident(array, "images")
+    variable = data.put_on_device(array, "images")
     assert tf.global_variables() == []
     assert tf.trainable_variables() == []
     assert tf.get_default_graph().as_graph_def().ByteSize() < array.nbytes / 10
-    np.testing.assert_array_equal(initialised(data.resident_feeds()).run(variable), array)
+    np.testing.assert_array_equal(initialised(data.device_feeds()).run(variable), array)
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,7 @@ def test_averaged_batch_statistics_follow_the_recurrence_too(full):
 
 
 def test_power_functions_follow_their_recurrence(full):
-    for one in full.graph.averages.powers:
+    for one in full.graph.averages.power_averages:
         gamma = ema.power_gamma(float(one.name))
         full.check(one, lambda t, gamma=gamma: (1 - 1 / t) ** (gamma + 1))
 
@@ -88,7 +88,7 @@ def test_recomputed_statistics_are_the_mean_over_batches_of_training_images():
         weights = next(v for v in run.graph.var_class if v.op.name == "class/conv1_1/conv/weights")
         features = tf.nn.conv2d(images, weights, 1, "SAME")
         own = [v for v in tf.local_variables() if v.op.name.startswith(f"recomputed/{RAW_RECOMPUTED}/class/conv1_1/")]
-    run.session.run(run.graph.tested[RAW_RECOMPUTED].recompute)
+    run.session.run(run.graph.test_classifiers[RAW_RECOMPUTED].recompute)
     x = run.session.run(features).astype(np.float64)
     mean, var = run.session.run(sorted(own, key=lambda v: v.op.name))
     np.testing.assert_allclose(mean, x.mean((0, 1, 2)), rtol=1e-4, atol=1e-5)
@@ -105,7 +105,7 @@ def test_of_several_batches_the_statistics_count_alike():
         network = functools.partial(classifier, width=run.settings.width, getter=ema.ema_getter(own))
         recompute = ema.recompute(network, *data.first_images(images, batch_size=16))
         statistics = [own.average(v) for v in run.batch_stats if v.op.name.startswith("class/conv1_1/")]
-        run.session.run(tf.local_variables_initializer(), data.resident_feeds())
+        run.session.run(tf.local_variables_initializer(), data.device_feeds())
     run.session.run(recompute)
     batches = run.session.run(features).astype(np.float64).reshape(4, 16, 32, 32, -1)
     mean, var = run.session.run(sorted(statistics, key=lambda v: v.op.name))
@@ -123,7 +123,7 @@ def test_the_plain_run_is_the_guides_graph_bit_for_bit():
         network(tf.zeros([1, 32, 32, 3]), phase=False)
         step = tf.train.get_or_create_global_step()
         batches = data.Batches(dataset().train, made.batch_size, made.seed, step)
-        x, labels, seed = batches.at(step.read_value())
+        x, labels, seed = batches.local_batch(step.read_value())
         logits = network(x, phase=True, reuse=True, seed=seed)
         loss = tf.losses.sparse_softmax_cross_entropy(labels, logits)
         var_class = tf.get_collection("trainable_variables", "class")

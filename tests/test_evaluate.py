@@ -58,7 +58,7 @@ def test_all_commands_choose_the_average_that_is_best_on_the_images_held_out(for
         row["label"] for row in json.loads(evaluate("table", "--run_dir", run, "--format", "json")) if row["chosen"]
     )
     text = " ".join(evaluate("export", "--run_dir", run, "--output", model).split())
-    for words in (Label.parse(best).words, "after step 12, epoch 2 of 2", "on the validation images", "--decay"):
+    for words in (Label.parse(best).display_name, "after step 12, epoch 2 of 2", "on the validation images", "--decay"):
         assert words in text
     assert chosen == json.loads((model / "manifest.json").read_text())["classifier"] == best
     probabilities = []

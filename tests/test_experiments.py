@@ -11,7 +11,7 @@ from support.finished_runs import write_experiment
 
 from results import experiments
 from training import flags
-from training.command import UserError
+from training.cli import UserError
 
 RUNS = {run.name: run for run in experiments.RUNS}
 TRUNKS = {run.trunk.name: run.trunk for run in experiments.RUNS if run.trunk}

@@ -14,8 +14,8 @@ from support.evaluating import CLASSES, arguments
 from support.files import checkpoint_values, contents, read_arrays, read_rows
 
 from analysis import export
-from training.checkpoints import inside
-from training.command import UserError
+from training.checkpoints import working_directory
+from training.cli import UserError
 from training.labels import RAW, Label
 
 LABELS = ["raw", "ema/0.90/averaged"]
@@ -39,7 +39,7 @@ def exported(restored, tmp_path_factory):
 
 def answers_of(directory, images):
     """The outputs of a SavedModel, by name, from TensorFlow's 1.x loader."""
-    with tf.Graph().as_default(), tf.Session() as session, inside(directory):
+    with tf.Graph().as_default(), tf.Session() as session, working_directory(directory):
         (signature,) = tf.saved_model.load(session, ["serve"], ".").signature_def.values()
         outputs = {name: tensor.name for name, tensor in signature.outputs.items()}
         return session.run(outputs, {signature.inputs["images"].name: images})
@@ -71,7 +71,7 @@ def test_any_number_of_images(exported, restored, count):
 
 
 def test_signature_is_the_only_one_and_typed(exported):
-    with tf.Graph().as_default(), tf.Session() as session, inside(exported("raw")):
+    with tf.Graph().as_default(), tf.Session() as session, working_directory(exported("raw")):
         signatures = tf.saved_model.load(session, ["serve"], ".").signature_def
         assert list(signatures) == ["serving_default"]
         (images,) = signatures["serving_default"].inputs.values()

@@ -18,7 +18,7 @@ from support.commands import RESUME, TINY_RUN, assert_ended_well, assert_one_sen
 from support.damage import limited_file_size
 
 from training import checkpoints
-from training.records import Records
+from training.metrics import Records
 
 TRAINING = [*TINY_RUN, "--ema_decay", "0.90", "--epochs", "2"]  # that of `finished_run`
 
@@ -32,7 +32,7 @@ def test_a_file_that_cannot_grow_is_named_and_the_run_goes_on_when_there_is_room
     assert_one_sentence(forked(*new, file_size=500), 1, directory, "File too large", "ulimit -f", "--run_dir")
     result = forked(*new, file_size=50_000)
     assert_one_sentence(result, 1, "step-000000008", "File too large", "ulimit -f", resume_command(directory))
-    assert checkpoints.found(directory) == list(directory.rglob("*.new")) == []
+    assert checkpoints.list_checkpoints(directory) == list(directory.rglob("*.new")) == []
     assert_ended_well(forked(*RESUME, directory))
     assert files.rows_without_timings(directory) == files.rows_without_timings(finished_run[0])
     files.assert_equal_arrays(files.checkpoint_values(directory), files.checkpoint_values(finished_run[0]))
@@ -82,8 +82,8 @@ def test_really_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room
     directory = small_disk("400k") / "run"
     result = forked("train.py", *TINY_RUN, "--epochs", 9, "--run_dir", directory)
     assert_one_sentence(result, 1, "No space left on device", "make room", resume_command(directory))
-    assert checkpoints.found(directory)
-    assert all(checkpoints.damage(checkpoint) is None for checkpoint in checkpoints.found(directory))
+    assert checkpoints.list_checkpoints(directory)
+    assert all(checkpoints.damage(checkpoint) is None for checkpoint in checkpoints.list_checkpoints(directory))
     small_disk("40m")
     assert_ended_well(forked(*RESUME, directory))
     assert [row["epoch"] for row in files.read_rows(directory)] == list(range(1, 10))

@@ -10,7 +10,7 @@ from PIL import Image
 from support.finished_runs import STEPS, groups_of, level, write_run, write_seeds
 
 from analysis import figures
-from analysis.tables import words
+from analysis.formatting import words
 
 DECAYS = ("0.9", "0.99", "0.9995")
 

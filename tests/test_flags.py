@@ -15,7 +15,7 @@ from support.tiny import SteppedRun, dataset, initialise
 import data
 import model
 from training import flags
-from training.command import UserError
+from training.cli import UserError
 from training.flags import load_flags, load_precision, parse
 from training.labels import Label
 
@@ -255,7 +255,7 @@ def test_every_random_draw_of_a_step_is_the_same_compiled_or_not(session):
     now = tf.placeholder(tf.int64, [])
 
     def draw(now):
-        images, labels, seed = batches.at(now)
+        images, labels, seed = batches.local_batch(now)
         return model.dropout(images, phase=True, rate=0.5, seed=seed), labels
 
     both = draw(now), tf2.function(draw, jit_compile=True, autograph=False)(now)

@@ -14,9 +14,9 @@ from support.files import read_rows
 
 from analysis import run_files
 from training import checkpoints, flags
-from training.command import UserError, in_one_line
+from training.cli import UserError, in_one_line
 from training.files import write_json
-from training.records import Records
+from training.metrics import Records
 from training.run_directory import RunDirectory
 
 
@@ -80,8 +80,8 @@ def path(tmp_path_factory):
 
 
 def begun(path):
-    """What a resumption learns of the run: training.run_directory.Begun."""
-    return RunDirectory(flags.parse(["--resume", "--run_dir", str(path)])).begun()
+    """What a resumption learns of the run: training.run_directory.SavedRun."""
+    return RunDirectory(flags.parse(["--resume", "--run_dir", str(path)])).saved_run()
 
 
 json_values = st.recursive(

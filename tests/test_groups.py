@@ -7,7 +7,7 @@ import pytest
 from support.finished_runs import groups_of, level, write_predictions, write_run
 
 from analysis import groups
-from training.command import UserError
+from training.cli import UserError
 
 
 def test_what_does_not_shape_the_numbers_does_not_separate_runs(tmp_path):

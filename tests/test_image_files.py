@@ -17,7 +17,7 @@ from PIL import Image
 from support.damage import damages, fuzz
 
 from analysis import predict
-from training.command import UserError
+from training.cli import UserError
 
 COLOURS = np.random.default_rng(3).integers(0, 256, (7, 9, 3)).astype(np.uint8)
 PHOTO = Image.fromarray(COLOURS).resize((120, 80), Image.Resampling.BICUBIC)  # smooth, so that JPEG keeps it

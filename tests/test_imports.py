@@ -12,7 +12,7 @@ MAY_IMPORT = {  # module or package to modules, or packages with all that is in 
     "model": set(),
     "ema": set(),
     "training": {"training"},
-    "data": {"training.command", "training.cifar10", "training.synthetic", "training.replicas"},
+    "data": {"training.cli", "training.cifar10", "training.synthetic", "training.replicas"},
     "analysis": {"training", "analysis", "model", "ema", "data"},
     "train": ALL - {"evaluate", "report", "results"},
     "evaluate": ALL - {"train", "report", "results"},

@@ -65,7 +65,7 @@ def check_after_kill(directory):
       What the kill left behind: names of files that a whole run does not have, and "a row less" in metrics.jsonl.
     """
     rows, kept = files.read_rows(directory), []
-    if found := checkpoints.found(directory):
+    if found := checkpoints.list_checkpoints(directory):
         assert checkpoints.damage(found[-1]) is None
         kept = json.loads((found[-1] / "state.json").read_text())["rows"]
     assert rows == kept[: len(rows)]

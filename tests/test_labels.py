@@ -19,7 +19,7 @@ def test_a_label_has_one_text_one_baseline_and_words(text, label, baseline, word
     assert str(label) == text
     assert Label.parse(text) == label
     assert label.baseline == baseline
-    assert label.words == words
+    assert label.display_name == words
     assert baseline_of(text, ["raw", "raw/recomputed"]) == (baseline and str(baseline))
     assert baseline_of(text, ["raw"]) == (None if text == "raw" else "raw")
 

@@ -101,7 +101,7 @@ def test_an_average_that_is_behind_is_explained_with_the_flag_that_mends_it(star
     with tf.Graph().as_default():
         share = ema.MovingAverages(["0.998"], start).initial_share("0.998", updates)
     accuracy = {"raw": 0.5, "raw/recomputed": 0.5, f"ema/0.998/{policy}": 0.4}
-    text = log.why_behind(Label("ema", "0.998", policy), accuracy, share)
+    text = log.explain_deficit(Label("ema", "0.998", policy), accuracy, share)
     assert max(map(len, text.splitlines())) <= 80
     for flag in ("21%", "--ema_start warmup", "--ema_batch_stats recomputed", "--ema_decay"):
         assert (flag in text) == (flag in named)
@@ -109,11 +109,11 @@ def test_an_average_that_is_behind_is_explained_with_the_flag_that_mends_it(star
 
 def test_an_average_is_not_blamed_for_what_the_run_has_or_shows():
     primary, accuracy = Label("ema", "0.9", "raw"), {"raw": 0.5, "raw/recomputed": 0.6, "ema/0.9/raw": 0.4}
-    ahead = log.why_behind(primary, accuracy | {"ema/0.9/recomputed": 0.7}, 0.0)
+    ahead = log.explain_deficit(primary, accuracy | {"ema/0.9/recomputed": 0.7}, 0.0)
     assert "raw network's" in ahead and "ahead" in ahead and "--ema_batch_stats" not in ahead
-    behind = log.why_behind(primary, accuracy | {"ema/0.9/recomputed": 0.5}, 0.0)
+    behind = log.explain_deficit(primary, accuracy | {"ema/0.9/recomputed": 0.5}, 0.0)
     assert "--ema_decay" in behind and "--ema_batch_stats" not in behind
-    assert log.why_behind(primary, accuracy | {"ema/0.9/raw": 0.5}, 0.5) is None
+    assert log.explain_deficit(primary, accuracy | {"ema/0.9/raw": 0.5}, 0.5) is None
 
 
 def test_the_ending_names_the_average_that_is_best_on_the_images_held_out(tmp_path):

@@ -13,8 +13,8 @@ from support.finished_runs import groups_of, level, make_report, write_predictio
 
 import data
 from analysis import page as report_page
+from analysis.formatting import Table, words
 from analysis.groups import predictions_of
-from analysis.tables import Table, words
 
 SYNTHETIC = ["--dataset", "synthetic", "--test_size", 30]
 AVERAGES = {

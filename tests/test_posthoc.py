@@ -12,7 +12,7 @@ from support.files import read_rows
 
 import ema
 from analysis import posthoc
-from training.command import UserError
+from training.cli import UserError
 
 
 def test_accuracy_against_width(restored, capsys):

@@ -12,7 +12,7 @@ from support import evaluating
 from support.evaluating import CLASSES
 
 from analysis import export, predict
-from training.command import UserError
+from training.cli import UserError
 from training.labels import Label
 
 
@@ -48,7 +48,7 @@ def test_raw_and_ema_say_what_the_run_says(restored, images, capsys, argv, label
     predict.main(arguments("--run_dir", restored.path, images, "--json", *argv))
     document = json.loads(capsys.readouterr().out)
     assert document["classifiers"] == labels
-    assert document["chosen"].startswith(f"{Label.parse(labels[1]).words}, after step 16, epoch 2 of 2: ")
+    assert document["chosen"].startswith(f"{Label.parse(labels[1]).display_name}, after step 16, epoch 2 of 2: ")
     assert document["passed_over"] == 2
     assert [entry["image"] for entry in document["images"]] == [str(images / f"{i}.png") for i in range(5)]
     for label in labels:

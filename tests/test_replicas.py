@@ -18,9 +18,9 @@ from support.replicas import FLAGS, UNTIL
 
 import data
 import model
-from analysis.run_network import Network, RestoredRun
+from analysis.restored_run import Network, RestoredRun
 from training import checkpoints, flags, places, workers
-from training.command import UserError
+from training.cli import UserError
 from training.labels import Label
 
 TRAINING = [*TINY_RUN, "--ema_decay", "0.9"]
@@ -91,7 +91,7 @@ def reference(replicas=2, decay=0.9):
         ]
         step = tf.train.get_or_create_global_step()
         batches = data.Batches(tiny.dataset().train, 16, 3, step)
-        images, labels, _ = batches.at(step)
+        images, labels, _ = batches.local_batch(step)
         losses = []
         for half, x, y in zip(halves, tf.split(images, replicas), tf.split(labels, replicas), strict=True):
             getter = lambda getter, name, *args, half=half, **kwargs: half.get(name, getter(name, *args, **kwargs))  # noqa: E731
@@ -206,8 +206,8 @@ def test_each_image_is_in_one_replicas_part_of_one_batch_of_an_epoch():
         images = np.broadcast_to(numbers[:, None, None, None], (64, *data.IMAGE_SHAPE))
         batches = data.Batches(data.Split(images, numbers.astype(np.int64)), 16, 3, step)
         at = tf.placeholder(tf.int64, [])
-        parts = [batches.part(at, replica, 4) for replica in range(4)]
-        whole = batches.at(at)
+        parts = [batches.replica_batch(at, replica, 4) for replica in range(4)]
+        whole = batches.local_batch(at)
         tiny.initialise(session)
         session.run(batches.shuffle)
         seen = []
@@ -254,7 +254,7 @@ def test_a_killed_worker_stops_the_other_and_the_run_goes_on_with_any_number(lau
     result = ended(processes[1 - killed])
     assert time.monotonic() - at < 30
     assert_one_sentence(result, 1, f"worker {killed}", "gone", f"python train.py --resume --run_dir {directory}")
-    assert checkpoints.damage(checkpoints.found(directory)[-1]) is None
+    assert checkpoints.damage(checkpoints.list_checkpoints(directory)[-1]) is None
 
     done, written = checkpoints.last_step(directory) // 8, checkpoint_values(directory)
     argv = ["train.py", "--resume", "--run_dir", directory, "--epochs"]
@@ -298,7 +298,7 @@ def test_a_signal_to_one_worker_stops_all_at_the_same_step(launch, tmp_path):
     for result in results:
         assert_one_sentence(result, 143, "stopped by SIGTERM at step", "--resume")
     assert results[0].stderr == results[1].stderr
-    assert checkpoints.damage(checkpoints.found(directory)[-1]) is None
+    assert checkpoints.damage(checkpoints.list_checkpoints(directory)[-1]) is None
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ from support.files import contents
 from support.finished_runs import level, make_report, write_run, write_seeds
 
 import report
-from analysis.tables import words
-from training.command import UserError
+from analysis.formatting import words
+from training.cli import UserError
 
 MANY = {"raw": 0.75, "raw/recomputed": 0.76, "ema/0.9/recomputed": 0.78, "ema/0.9995/recomputed": 0.77}
 
@@ -34,7 +34,7 @@ def test_the_command_fails_in_one_sentence(run, tmp_path):
 @pytest.mark.parametrize("backend", ["", "module://matplotlib_inline.backend_inline", "nonsense"])
 def test_a_report_without_images_needs_no_tensorflow_and_no_backend(tmp_path, monkeypatch, backend):
     monkeypatch.setenv("MPLBACKEND", backend)
-    code = "import sys, report; from analysis.arguments import report_parser; report.main(report_parser().parse_args())"
+    code = "import sys, report; from analysis.flags import report_parser; report.main(report_parser().parse_args())"
     code += "; sys.exit('tensorflow' in sys.modules)"
     command = [sys.executable, "-c", code, write_run(tmp_path / "run"), "--output", tmp_path / "out"]
     result = subprocess.run(command, cwd=ROOT, timeout=60, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""results/tables.py: what the tables say of runs whose numbers are known, and which numbers in prose are in none."""
+"""results/readme_tables.py: what the tables say of runs whose numbers are known, and which numbers in prose are in none."""
 
 import json
 

@@ -9,7 +9,7 @@ from support.commands import RESUME, TINY_RUN, assert_ended_well, assert_one_sen
 from support.files import contents
 
 from training import flags, run_directory
-from training.command import UserError
+from training.cli import UserError
 from training.log import log
 from training.run_directory import RunDirectory
 
@@ -45,7 +45,7 @@ def made(path, *argv, **config):
 
 
 def test_new_run_takes_a_missing_or_an_empty_directory_and_leaves_it_so(tmp_path):
-    assert directory_of(tmp_path).begun() is directory_of(tmp_path / "missing").begun() is None
+    assert directory_of(tmp_path).saved_run() is directory_of(tmp_path / "missing").saved_run() is None
     assert list(tmp_path.iterdir()) == []
 
 
@@ -120,7 +120,7 @@ def test_what_was_begun_is_known_and_entering_it_changes_nothing_but_its_lock(tm
         directory_of(path, "--resume")
     shutil.rmtree(path / "checkpoints")
     directory = directory_of(path, "--resume")
-    there = directory.begun()
+    there = directory.saved_run()
     assert (there.flags.width, there.precision, there.step) == (0.5, "bfloat16", 0)
     assert contents(path) == before
     directory.enter()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from analysis import run_files
-from training.command import UserError
+from training.cli import UserError
 from training.flags import build_parser
 
 LABELS = ("raw", "ema/0.9/raw")
@@ -41,24 +41,24 @@ def test_runs_are_found_however_deep_and_each_once(make, tmp_path):
     (tmp_path / "seeds" / "up").symlink_to(tmp_path)
     (tmp_path / "links").mkdir()
     (tmp_path / "links" / "run").symlink_to(runs[0])
-    assert run_files.expand([tmp_path / "seeds", runs[0], tmp_path / "links"]) == [runs[0], runs[2], runs[1]]
-    assert run_files.expand([runs[3]]) == [runs[3]]
-    assert run_files.expand([tmp_path / "links"]) == [tmp_path / "links" / "run"]
+    assert run_files.resolve_runs([tmp_path / "seeds", runs[0], tmp_path / "links"]) == [runs[0], runs[2], runs[1]]
+    assert run_files.resolve_runs([runs[3]]) == [runs[3]]
+    assert run_files.resolve_runs([tmp_path / "links"]) == [tmp_path / "links" / "run"]
 
 
 def test_a_parent_of_runs_names_them_and_the_report(make, tmp_path):
     runs = [make("some runs/1"), make("some runs/deep/2")]
-    assert run_files.one_run(runs[0]) == runs[0]
+    assert run_files.require_single_run(runs[0]) == runs[0]
     with pytest.raises(UserError, match=r"1, deep/2.*--run_dir.*report\.py") as error:
-        run_files.one_run(tmp_path / "some runs")
+        run_files.require_single_run(tmp_path / "some runs")
     command = shlex.split(str(error.value).partition("with ")[2])[-2:]
-    assert command[0].endswith("report.py") and run_files.expand(command[1:]) == runs
+    assert command[0].endswith("report.py") and run_files.resolve_runs(command[1:]) == runs
 
 
 def test_what_holds_no_run_is_named(tmp_path):
     (tmp_path / "file").touch()
     for path in (tmp_path, tmp_path / "none", tmp_path / "file"):
-        for function in (run_files.one_run, lambda path: run_files.expand([path])):
+        for function in (run_files.require_single_run, lambda path: run_files.resolve_runs([path])):
             with pytest.raises(UserError, match=f"{path} holds no run"):
                 function(path)
 

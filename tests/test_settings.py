@@ -9,7 +9,7 @@ from support.commands import TINY_RUN, assert_one_sentence
 from support.files import assert_equal_arrays, checkpoint_values
 
 from training import device, flags, places, run_directory, settings
-from training.command import UserError
+from training.cli import UserError
 
 CPU, GPU = device.Device("cpu", "a CPU", False), device.Device("gpu", "a GPU", True)
 
@@ -66,7 +66,7 @@ def test_a_cpu_that_lists_bfloat16_is_measured_on_the_network_and_the_log_says_s
 
 
 def test_a_resumed_run_keeps_its_precision_and_cannot_end_before_it_stopped():
-    begun = run_directory.Begun(flags.parse(["--epochs", "9"]), "bfloat16", 4 * 781)
+    begun = run_directory.SavedRun(flags.parse(["--epochs", "9"]), "bfloat16", 4 * 781)
     assert resolve("--epochs", "4", begun=begun).precision == "bfloat16"
     with pytest.raises(UserError, match=r"--epochs 3: .* is trained for 4 already") as caught:
         resolve("--epochs", "3", begun=begun)

@@ -25,7 +25,7 @@ from support.commands import (
 from support.files import read_rows, wait_for_a_row
 
 from training import checkpoints
-from training.command import SECOND, SIGNALS
+from training.cli import SECOND, SIGNALS
 
 # ---------------------------------------------------------------------------------------------------------------
 # A process that does nothing else
@@ -62,7 +62,7 @@ def test_further_signals_at_once_do_not_cut_the_saving_short(saving, number):
 
 def test_a_signal_while_python_ends_changes_nothing():
     program = (
-        "import atexit, os; from training import command; atexit.register(os.kill, os.getpid(), {}); command.end('', 0)"
+        "import atexit, os; from training import cli; atexit.register(os.kill, os.getpid(), {}); command.end('', 0)"
     )
     for number in SIGNALS:
         assert subprocess.run([sys.executable, "-c", program.format(int(number))], cwd=ROOT).returncode == 0
@@ -91,7 +91,7 @@ def stopped_step(result, number, directory):
     """The step at which a run was stopped by the signal, after checking that it is saved and how to go on is said."""
     assert_one_sentence(result, 128 + number, "checkpoint saved", resume_command(directory))
     step = int(re.search(r"at step (\d+)", result.stderr)[1])
-    assert checkpoints.found(directory)[-1].name == f"step-{step:09d}"
+    assert checkpoints.list_checkpoints(directory)[-1].name == f"step-{step:09d}"
     assert not (directory / "summary.json").exists()
     return step
 

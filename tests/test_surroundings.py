@@ -18,7 +18,7 @@ from support.files import read_rows, rows_without_timings
 from support.finished_runs import write_predictions, write_run
 
 from training import checkpoints, cifar10
-from training.command import UserError
+from training.cli import UserError
 
 TRAINING = [*TINY_RUN, "--ema_decay", "0.90", "--epochs", "2"]  # that of `finished_run`
 PYTHON = {"PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}  # `python` is this one
@@ -170,7 +170,7 @@ def test_an_export_from_a_python_that_ignores_the_environment_loads_so(bank_run,
 def test_a_slow_reader_of_a_pipe_that_does_not_block_gets_everything(unbuffered):
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    program = "from training import command; command.mend_surroundings(); print('x' * 10**6); command.end('', 0)"
+    program = "from training import cli; command.mend_surroundings(); print('x' * 10**6); command.end('', 0)"
     environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
     with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=writer, env=environment) as process:
         os.close(writer)
@@ -286,9 +286,9 @@ def test_the_commit_is_that_of_these_sources_or_none(tmp_path):
     shell(f"git init -q . && {quiet} commit -q --allow-empty -m one", cwd=tmp_path / "other")
     none = {"git_commit": None, "git_changed": None}
     assert version(inside) == none
-    assert version(inside, GIT_DIR=str(tmp_path / "other" / ".git"), GIT_WORK_TREE=str(inside)) == none
+    assert version(working_directory, GIT_DIR=str(tmp_path / "other" / ".git"), GIT_WORK_TREE=str(inside)) == none
     shell(f"git init -q . && git add . && {quiet} commit -q -m two", cwd=inside)
-    found = version(inside, GIT_DIR=str(tmp_path / "other" / ".git"))
+    found = version(working_directory, GIT_DIR=str(tmp_path / "other" / ".git"))
     assert re.fullmatch("[0-9a-f]{40}", found["git_commit"]) and found["git_changed"] is False
     (inside / "training" / "loop.py").write_text("")
     assert version(inside) == found | {"git_changed": True}
@@ -386,7 +386,7 @@ def test_data_that_may_not_be_read_are_not_called_damaged(tiny_cifar10, tmp_path
 LOADING = """
 import pathlib, sys
 from training import cifar10
-from training.command import UserError
+from training.cli import UserError
 root = pathlib.Path(sys.argv[1])
 for path in map(root.__truediv__, sys.argv[2:]):
     mode = path.stat().st_mode
@@ -423,7 +423,7 @@ def test_an_archive_that_may_not_be_read_is_not_to_be_fetched_again(tmp_path):
 READING = """
 import pathlib, sys
 from analysis import export, posthoc, run_files
-from training.command import UserError
+from training.cli import UserError
 path, model = map(pathlib.Path, sys.argv[1:])
 run = run_files.FinishedRun(path, None, {}, [])
 for file, function, argument in (

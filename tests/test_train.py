@@ -92,9 +92,9 @@ def test_an_epoch_uses_every_image_once():
 
 def test_every_label_of_the_settings_is_tested_on_every_image():
     run = SteppedRun("--ema_decay", "0.9", "0.5", "--ema_batch_stats", "recomputed", "raw", steps=1)
-    assert tuple(run.graph.tested) == run.settings.labels
+    assert tuple(run.graph.test_classifiers) == run.settings.labels
     assert run.settings.primary == Label("ema", "0.9", "recomputed")
-    for label, tested in run.graph.tested.items():
+    for label, tested in run.graph.test_classifiers.items():
         assert run.logits(label).shape == (len(dataset().test.labels), 10)
         assert (tested.recompute is None) == (label.statistics != "recomputed")
-    assert run.graph.tested[RAW].logits.keys() == {"test"}
+    assert run.graph.test_classifiers[RAW].logits.keys() == {"test"}

@@ -8,7 +8,7 @@ from support.commands import EPOCH_STEPS, RESUME, TINY_RUN, assert_ended_well, a
 from support.files import assert_equal_arrays, checkpoint_values, read_arrays, read_rows, rows_without_timings
 
 import data
-from analysis.run_network import RestoredRun
+from analysis.restored_run import RestoredRun
 from training import checkpoints
 
 
@@ -22,7 +22,10 @@ def test_every_classifier_is_evaluated_on_the_images_held_out(forked, tmp_path):
     argv = [*TINY_RUN, *shlex.split("--train_size 480 --validation_size 64 --epochs 1 --checkpoint_every 0.0001")]
     averages = shlex.split("--ema_decay 0.9 --ema_batch_stats raw recomputed")
     assert_ended_well(forked("train.py", *argv, *averages, "--run_dir", directory))
-    assert steps_of(checkpoints.found(directory)) == [10, 13]  # a session.run is of ten steps, and of one epoch
+    assert steps_of(checkpoints.list_checkpoints(directory)) == [
+        10,
+        13,
+    ]  # a session.run is of ten steps, and of one epoch
     (row,) = read_rows(directory)
     images, labels = (array[-64:] for array in data.load("synthetic", train_size=480).train)
     run = RestoredRun(directory)
@@ -38,7 +41,7 @@ def test_evaluations_checkpoints_and_snapshots_come_when_they_should(forked, tmp
     argv = ["--epochs", 3, "--eval_every", 2, "--checkpoint_every", "0.0001", "--ema_power", "0.1"]
     assert_ended_well(forked("train.py", *TINY_RUN, *argv, "--run_dir", directory))
     assert [row["epoch"] for row in read_rows(directory)] == [2, 3]
-    assert steps_of(checkpoints.found(directory)) == [20, 22, 24]
+    assert steps_of(checkpoints.list_checkpoints(directory)) == [20, 22, 24]
     files = list((directory / "snapshots").iterdir())
     assert steps_of(files) == [*range(2, 3 * EPOCH_STEPS + 1, EPOCH_STEPS // 4)]
     arrays = {file.name: read_arrays(file) for file in sorted(files)}
@@ -50,7 +53,7 @@ def test_evaluations_checkpoints_and_snapshots_come_when_they_should(forked, tmp
     for name in last.keys() & values.keys():  # each is one of its shadows
         assert last[name] in [values[other].tobytes() for other in values if other.startswith(f"{name}/")]
 
-    for checkpoint in checkpoints.found(directory)[1:]:
+    for checkpoint in checkpoints.list_checkpoints(directory)[1:]:
         shutil.rmtree(checkpoint)
     assert_ended_well(forked(*RESUME, directory))
     assert rows_without_timings(directory) == rows

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import tensorflow as tf2
 import tensorflow.compat.v1 as tf
 
-from training.command import UserError, how_to_install, show_status
+from training.cli import UserError, how_to_install, show_status
 
 CLEARLY_FASTER = 1.1  # below that, bfloat16 is not worth its coarseness
 TIMED_IMAGES = 8  # a batch of 64 tells the same, in eight times the time

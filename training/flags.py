@@ -11,10 +11,10 @@ import os
 import re
 from pathlib import Path
 
-from training.command import UserError, in_one_line, script
+from training.cli import UserError, in_one_line, script
 
 # What may differ between a run and its resumption; every other flag shapes the numbers of the steps done before.
-MAY_CHANGE = {
+RESUMABLE_FLAGS = {
     "run_dir",
     "resume",
     "epochs",
@@ -146,7 +146,7 @@ def _add_averages(add):
 
 def _add_system(add):
     add("--run_dir", metavar="DIR", type=path, help="where everything is written (default: runs/<date>-<time>)")
-    free = ", ".join(sorted(MAY_CHANGE - {"run_dir", "resume"}))
+    free = ", ".join(sorted(RESUMABLE_FLAGS - {"run_dir", "resume"}))
     add("--resume", action="store_true", help=f"go on with the run in --run_dir, with its flags; may change: {free}")
     add("--eval_every", metavar="EPOCHS", type=count, default=1, help="epochs between evaluations")
     saved = "minutes between checkpoints; every evaluation saves one too"
@@ -248,12 +248,12 @@ def parse(argv=None):
 
 
 def check_unchanged(flags, saved):
-    """Checks that a resumption changes no flag but those of MAY_CHANGE.
+    """Checks that a resumption changes no flag but those of RESUMABLE_FLAGS.
 
     Raises:
       UserError: names what the run was trained with.
     """
-    changed = [name for name in set(vars(saved)) - MAY_CHANGE if getattr(flags, name) != getattr(saved, name)]
+    changed = [name for name in set(vars(saved)) - RESUMABLE_FLAGS if getattr(flags, name) != getattr(saved, name)]
     if "precision" in changed and flags.precision in ("auto", load_precision(flags.run_dir)):  # what the run has anyway
         changed.remove("precision")
     if changed:

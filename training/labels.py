@@ -40,15 +40,15 @@ class Label(NamedTuple):
         raise ValueError(f"{text!r} is not the label of a classifier")
 
     @property
-    def weights_in_words(self):
+    def weights_name(self):
         return f"EMA {self.decay}" if self.weights == "ema" else "raw weights"
 
     @property
-    def words(self):
+    def display_name(self):
         """Its name in texts for people."""
         if self == RAW:
-            return self.weights_in_words
-        return f"{self.weights_in_words}, {STATISTICS[self.statistics]} statistics"
+            return self.weights_name
+        return f"{self.weights_name}, {STATISTICS[self.statistics]} statistics"
 
     @property
     def recomputed(self):

@@ -12,7 +12,7 @@ import time
 import tqdm
 import tqdm.contrib.logging
 
-from training.command import script, shown
+from training.cli import display_path, script
 from training.labels import RAW, STATISTICS, Label, choose
 
 NARROW = 80  # columns; what a default run says is no wider
@@ -71,7 +71,7 @@ def parameters(variables):
 # Progress
 
 
-class Progress:
+class ProgressBar:
     """Epoch, step, loss, speed and the time that is left: a bar on a terminal, elsewhere a line of the log a minute.
 
     A context manager; within it the log stays above the bar.
@@ -155,7 +155,7 @@ def as_grid(labels):
 
 def header(labels):
     """The lines above the evaluations: weights, and above those their batch statistics where they differ."""
-    columns = "".join(f" {label.weights_in_words:>{width_of(label)}}" for label in labels)
+    columns = "".join(f" {label.weights_name:>{width_of(label)}}" for label in labels)
     names = f"epoch    step   loss   train{columns}    gain   img/s"
     if all(label.statistics == "raw" for label in labels):
         return [f"{names}  seconds"]
@@ -165,7 +165,7 @@ def header(labels):
 
 def width_of(label):
     """Of a column: what stands above its numbers, or these."""
-    return max(7, len(label.weights_in_words), len(SHORT[label.statistics]))
+    return max(7, len(label.weights_name), len(SHORT[label.statistics]))
 
 
 def points(accuracy, less=0.0):
@@ -173,7 +173,7 @@ def points(accuracy, less=0.0):
     return round(100 * accuracy, 2) - round(100 * less, 2)
 
 
-def evaluation(row, primary):
+def format_evaluation(row, primary):
     """Lines of the log for one evaluation; the gain is the primary EMA's over its baseline."""
     accuracy = {Label.parse(text): value for text, value in row["classifiers"].items()}
     gain = points(accuracy[primary], accuracy[primary.baseline])
@@ -182,7 +182,7 @@ def evaluation(row, primary):
             f"epoch {row['epoch']}, step {row['step']}: loss {row['train_loss']:.4f}, train acc "
             f"{100 * row['train_accuracy']:.2f}%, {row['images_per_second']:.1f} images/s, {row['seconds']:.1f} s",
             *grid(accuracy),
-            f"    gain of {primary.words}: {gain:+.2f}",
+            f"    gain of {primary.display_name}: {gain:+.2f}",
         ]
     columns = "".join(f" {points(value):>{width_of(label) - 1}.2f}%" for label, value in accuracy.items())
     line = (
@@ -205,11 +205,11 @@ def grid(accuracy):
     for weights, decay in rows:
         values = (accuracy.get(Label(weights, decay, policy)) for policy in statistics)
         cells = (f"{'-':>16}" if value is None else f"{points(value):15.2f}%" for value in values)
-        lines.append(f"    {Label(weights, decay).weights_in_words:<{len(corner)}}{''.join(cells)}")
+        lines.append(f"    {Label(weights, decay).weights_name:<{len(corner)}}{''.join(cells)}")
     return lines
 
 
-def why_behind(primary, accuracy, initial_share):
+def explain_deficit(primary, accuracy, initial_share):
     """Why an average is behind its baseline, and which flag mends it: one sentence, wrapped; None where it is not.
 
     Args:
@@ -229,10 +229,10 @@ def why_behind(primary, accuracy, initial_share):
         reasons.append("its batch statistics are the raw network's: with recomputed ones it is ahead")
     if not reasons:
         reasons = ["perhaps it lags, as the weights improve fast (a smaller --ema_decay lags less), or by chance"]
-    return wrapped(f"{primary.weights_in_words} is behind: {', and '.join(reasons)}")
+    return wrapped(f"{primary.weights_name} is behind: {', and '.join(reasons)}")
 
 
-def cost(evaluation_seconds, training_seconds, interval, epochs):
+def eval_cost_hint(evaluation_seconds, training_seconds, interval, epochs):
     """What the first evaluation cost and how to have fewer; None where it cost little, or there cannot be fewer.
 
     Args:
@@ -252,21 +252,21 @@ def cost(evaluation_seconds, training_seconds, interval, epochs):
 # The end
 
 
-def ending(summary, primary, path):
+def final_lines(summary, primary, path):
     """The last lines of the log."""
     accuracy = {Label.parse(text): value for text, value in summary["classifiers"].items()}
     lines = map(wrapped, split_gains(summary["classifiers"])) if len(accuracy) > 2 else []
     statistics = "" if primary.baseline == RAW else f", {primary.statistics}"
     raw, ema = points(accuracy[primary.baseline]), points(accuracy[primary])
-    name, where = primary.weights_in_words, shlex.quote(shown(path))
+    name, where = primary.weights_name, shlex.quote(display_path(path))
     if "validation" in summary:
         lines = [*lines, wrapped(what_is_chosen(summary, primary), others=" " * 9)]
     return [
         *lines,
-        f"curves:  {shown(path / 'curves.png')}",
+        f"curves:  {display_path(path / 'curves.png')}",
         f"compare: {script('evaluate')} table --run_dir {where}",
         f"export:  {script('evaluate')} export --run_dir {where} --output model",
-        f"done: raw {raw:.2f}%, {name} {ema:.2f}% ({ema - raw:+.2f}){statistics}, in {shown(path)}",
+        f"done: raw {raw:.2f}%, {name} {ema:.2f}% ({ema - raw:+.2f}){statistics}, in {display_path(path)}",
     ]
 
 
@@ -276,7 +276,7 @@ def what_is_chosen(summary, primary):
     accuracy, chosen = summary["classifiers"], Label.parse(label)
     gain = points(accuracy[label], accuracy[str(chosen.baseline)])
     found = f"{points(accuracy[label]):.2f}% ({gain:+.2f})"
-    return f"chosen:  {chosen.words}, {reason} ({points(summary['validation'][label]):.2f}%): test {found}"
+    return f"chosen:  {chosen.display_name}, {reason} ({points(summary['validation'][label]):.2f}%): test {found}"
 
 
 def split_gains(accuracy):
@@ -298,7 +298,7 @@ def split_gains(accuracy):
         whole, step = points(value, accuracy["raw"]), points(value, accuracy[str(reference)])
         weights, stats = (step, whole - step) if recomputed else (whole - step, step)
         lines.append(
-            f"{label.words}: {whole:+.2f} over raw weights with the raw network's = {weights:+.2f} by the weights, "
+            f"{label.display_name}: {whole:+.2f} over raw weights with the raw network's = {weights:+.2f} by the weights, "
             f"{stats:+.2f} by the batch statistics"
         )
     return lines

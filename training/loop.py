@@ -10,7 +10,7 @@ from training import replicas
 MAX_SKIPPED = 10  # steps in a row without a finite loss and gradients end the loop
 
 
-class Progress(NamedTuple):
+class LoopResult(NamedTuple):
     """What one session.run of the loop returns."""
 
     step: int
@@ -27,10 +27,10 @@ class Totals(NamedTuple):
 
 
 class Loop(NamedTuple):
-    """What to run: session.run(loop.train, {loop.until: step}) returns a Progress."""
+    """What to run: session.run(loop.train, {loop.until: step}) returns a LoopResult."""
 
     until: tf.Tensor  # placeholder: `train` stops at this step
-    train: Progress  # of tensors; fetching it trains, from the current step on
+    train: LoopResult  # of tensors; fetching it trains, from the current step on
     totals: Totals
     reset: tf.Operation
 
@@ -66,7 +66,7 @@ def build_loop(gradients_at, update, step, xla):
         finite = all_finite([loss, *(value for value, _ in gradients + statistics)])
         return finite, loss, correct, gradients, statistics
 
-    compute, update = replicas.on_replicas(compute_checked, update)  # on one device they stay as they are
+    compute, update = replicas.replicate_step(compute_checked, update)  # on one device they stay as they are
 
     def body(now, in_a_row, losses, corrects, skipped):
         finite, loss, correct, gradients, statistics = compute(now)
@@ -101,7 +101,7 @@ def build_loop(gradients_at, update, step, xla):
     until = tf.placeholder(tf.int64, [], name="until")
     train = tf2.function(run, jit_compile=True, autograph=False)(until) if xla else run(until)
     reset = tf.group([variable.assign(tf.zeros_like(variable)) for variable in totals])
-    return Loop(until, Progress(*train), totals, reset)
+    return Loop(until, LoopResult(*train), totals, reset)
 
 
 def _counter(name, dtype=tf.int64):

@@ -39,7 +39,7 @@ def all_reduce(operation, values):
     return tf2.distribute.get_replica_context().merge_call(reduce, values)
 
 
-def on_replicas(compute, update):
+def replicate_step(compute, update):
     """The two halves of a training step, each done by every replica; on one device they are what they were.
 
     Args:
@@ -79,7 +79,7 @@ def on_replicas(compute, update):
     return compute_on_all, update_on_all
 
 
-def in_parts(rows, size):
+def sharded(rows, size):
     """rows(0, size), [size, K] float32; of several replicas each computes some of the rows, and all get all of them.
 
     Args:
@@ -104,7 +104,7 @@ def in_parts(rows, size):
 # Variables
 
 
-def local_once(next_creator, **kwargs):
+def one_local_copy(next_creator, **kwargs):
     """For tf.variable_creator_scope in a strategy's: each process has one of a local variable, not one a replica.
 
     Those are the data on the device. Mirrored they would be sent from the chief to every worker at the start, and not

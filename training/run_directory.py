@@ -26,7 +26,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from training import checkpoints
-from training.command import HINTS, ROOT, UserError
+from training.cli import ERRNO_HINTS, ROOT, UserError
 from training.files import write_arrays, write_json
 from training.flags import load_config, load_flags, load_precision
 from training.log import log, send_log_to
@@ -35,7 +35,7 @@ NEW_RUN_FILES = {".lock"}  # a start that was killed early leaves no more
 locks = {}  # run directory to its open .lock, held until the process ends
 
 
-class Begun(NamedTuple):
+class SavedRun(NamedTuple):
     """The saved state of a run that is about to be resumed."""
 
     flags: argparse.Namespace
@@ -61,7 +61,7 @@ class RunDirectory:
         """Refuses a new run that would overwrite something."""
         path = self.path
         if self.resume:
-            if checkpoints.was_evaluated(path) and not checkpoints.found(path):
+            if checkpoints.was_evaluated(path) and not checkpoints.list_checkpoints(path):
                 raise UserError(f"{path} has evaluations but no checkpoint: restore {path / 'checkpoints'} from a copy")
         elif (path / "config.json").exists():
             raise UserError(f"{path} already holds a run: continue it with --resume or choose another --run_dir")
@@ -72,7 +72,7 @@ class RunDirectory:
         """The saved state of the run to resume; None for a new run."""
         if not self.resume:
             return None
-        return Begun(load_flags(self.path), load_precision(self.path), checkpoints.last_step(self.path))
+        return SavedRun(load_flags(self.path), load_precision(self.path), checkpoints.last_step(self.path))
 
     def enter(self):
         """Creates the directory if needed and locks it until the process ends."""
@@ -88,7 +88,7 @@ class RunDirectory:
 
     def restore(self, saver, session):
         """Restores the newest good checkpoint and returns its state; None if the run starts at step 0."""
-        if self.resume and checkpoints.found(self.path):
+        if self.resume and checkpoints.list_checkpoints(self.path):
             return checkpoints.restore(self.path, saver, session)
         return None
 
@@ -105,7 +105,7 @@ class RunDirectory:
         config = {"flags": vars(self.flags)} | resolved | made_with | {"history": history}
         write_json(self.path / "config.json", config)
         send_log_to(self.path / "train.log")
-        for file in snapshots(self.path):
+        for file in list_snapshots(self.path):
             if file.name > f"step-{step:09d}.npz":
                 file.unlink()
         for name in ("summary.json", "predictions.npz", "curves.png"):
@@ -119,7 +119,7 @@ class RunDirectory:
         write_arrays(self.path / "snapshots" / f"step-{step:09d}.npz", arrays)
 
 
-def snapshots(path):
+def list_snapshots(path):
     """The snapshots of a run, oldest first."""
     return sorted(f for f in (path / "snapshots").glob("step-*.npz") if re.fullmatch("step-[0-9]{9}.npz", f.name))
 
@@ -144,7 +144,7 @@ def _write_errors(path):
     try:
         yield
     except OSError as error:
-        hint = f"{HINTS[error.errno]}, or choose" if error.errno in HINTS else "choose"
+        hint = f"{ERRNO_HINTS[error.errno]}, or choose" if error.errno in ERRNO_HINTS else "choose"
         raise UserError(f"cannot write to {path} ({error.strerror}): {hint} another --run_dir") from None
 
 

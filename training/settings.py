@@ -5,7 +5,7 @@ import itertools
 
 import tensorflow.compat.v1 as tf
 
-from training.command import UserError
+from training.cli import UserError
 from training.device import choose_precision, choose_xla
 from training.labels import RAW, RAW_RECOMPUTED, Label
 
@@ -41,8 +41,8 @@ def resolve(flags, place, begun, train_size, network):
 
     Args:
       flags: as typed.
-      place: training.places.OneDevice or another.
-      begun: training.run_directory.Begun of the run that is continued; None for a new one.
+      place: training.strategies.OneDevice or another.
+      begun: training.run_directory.SavedRun of the run that is continued; None for a new one.
       train_size: number of images that are trained on.
       network: the classifier of this width, which `auto` times in both precisions.
 
@@ -110,7 +110,7 @@ def check_continued(flags, begun, epoch_steps):
 
     Args:
       flags: of the resumption.
-      begun: training.run_directory.Begun.
+      begun: training.run_directory.SavedRun.
 
     Raises:
       UserError: it is, or it is inside a cooldown, the one it was trained with or the one asked for now.

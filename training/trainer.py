@@ -6,11 +6,20 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from training import checkpoints
-from training.command import HINTS, SIGNALS, UserError, resume_command, show_status, shown
+from training.cli import ERRNO_HINTS, SIGNALS, UserError, display_path, resume_command, show_status
 from training.files import write_arrays, write_json
-from training.log import Progress, cost, ending, evaluation, log, parameters, preamble, why_behind
+from training.log import (
+    ProgressBar,
+    eval_cost_hint,
+    explain_deficit,
+    final_lines,
+    format_evaluation,
+    log,
+    parameters,
+    preamble,
+)
 from training.loop import MAX_SKIPPED
-from training.records import Records
+from training.metrics import Records
 from training.replicas import Saver
 
 DIVERGED = "the loss or its gradients were not finite"
@@ -25,7 +34,7 @@ class Trainer:
       graph: step, loop, shuffle, averages, tested, var_class and feeds, as train.Graph, built in the default graph.
       directory: training.run_directory.RunDirectory, entered.
       session: on the default graph.
-      stop: training.command.Stop.
+      stop: training.cli.Stop.
     """
 
     shows_progress = True
@@ -56,7 +65,7 @@ class Trainer:
             self.finish()
             return self.records.rows
         except OSError as error:
-            hint = f"{HINTS[error.errno]} and " if error.errno in HINTS else ""
+            hint = f"{ERRNO_HINTS[error.errno]} and " if error.errno in ERRNO_HINTS else ""
             raise UserError(
                 f"{error.filename or self.directory.path} could not be written ({error.strerror or error}): {hint}"
                 f"continue with: {resume_command(self.directory.path)}"
@@ -70,16 +79,18 @@ class Trainer:
         settings = self.settings
         show_status("")
         resumed = f", resumed at step {self.step}" if self.directory.resume else ""
-        for line in preamble(settings, self.dataset.source, self.graph, f"{shown(self.directory.path)}{resumed}"):
+        for line in preamble(
+            settings, self.dataset.source, self.graph, f"{display_path(self.directory.path)}{resumed}"
+        ):
             log.info(line)
-        with Progress(settings, self.step, self.shows_progress) as progress:
+        with ProgressBar(settings, self.step, self.shows_progress) as progress:
             self.session.run(self.graph.shuffle)
             while True:
                 if self.evaluation_is_due():
                     row = self.evaluate(progress)
                     self.save(row)  # first of all: metrics.jsonl never tells more than the checkpoints
                     self.records.append(row)
-                    for line in [*evaluation(row, settings.primary), *self.advice()]:
+                    for line in [*format_evaluation(row, settings.primary), *self.hints()]:
                         log.info(line)
                 elif self.checkpoint_is_due():
                     self.save()
@@ -133,33 +144,35 @@ class Trainer:
     def snapshot(self):
         """The power-function averages: {"<width>/<variable>": array}."""
         shadows = {
-            f"{one.name}/{variable.op.name}": one.of_weights.average(variable)
-            for one in self.graph.averages.powers
+            f"{one.name}/{variable.op.name}": one.weights_ema.average(variable)
+            for one in self.graph.averages.power_averages
             for variable in self.graph.var_class
         }
         return self.session.run(shadows | {"updates": self.graph.averages.updates})
 
-    def advice(self):
-        """Lines for the log after the first evaluation, and after the first that finds the average behind."""
+    def hints(self):
+        """Lines for the log after the first format_evaluation, and after the first that finds the average behind."""
         settings, rows, primary = self.settings, self.records.rows, self.settings.primary
         share = self.graph.averages.initial_share(primary.decay, self.step)
-        *before, behind = (why_behind(primary, row["classifiers"], share) for row in rows)
+        *before, behind = (explain_deficit(primary, row["classifiers"], share) for row in rows)
         lines = [behind] if behind and not any(before) else []
         if len(rows) == 1 and self.step < settings.total_steps:
             seconds = sum(rows[0]["evaluation_seconds"].values())
-            lines += filter(None, [cost(seconds, self.training_seconds, settings.eval_every, settings.epochs)])
+            lines += filter(
+                None, [eval_cost_hint(seconds, self.training_seconds, settings.eval_every, settings.epochs)]
+            )
         return lines
 
     def evaluate(self, progress):
-        """One row of metrics.jsonl: training since the last evaluation, and every classifier on every whole set."""
+        """One row of metrics.jsonl: training since the last format_evaluation, and every classifier on every whole set."""
         totals = self.session.run(self.graph.loop.totals)
         steps = self.step - self.interval_start
         counted = steps - int(totals.skipped)
         if not counted:
             self.stop_diverged(f"{DIVERGED} in any of the {steps} steps since the last evaluation")
         accuracy, seconds = {name: {} for name in self.dataset.evaluated}, {}
-        for number, label in enumerate(self.graph.tested, 1):
-            progress.evaluating(number, len(self.graph.tested))
+        for number, label in enumerate(self.graph.test_classifiers, 1):
+            progress.evaluating(number, len(self.graph.test_classifiers))
             if self.stop.signal:  # the evaluation is done again on resumption, bit for bit
                 self.stop_early()
             started = time.monotonic()
@@ -188,14 +201,16 @@ class Trainer:
     def predict(self, label):
         """ "test" and perhaps "validation" to logits [N, 10] of one classifier, its batch statistics recomputed first
         where that is its policy."""
-        tested = self.graph.tested[label]
+        tested = self.graph.test_classifiers[label]
         if tested.recompute is not None:
             self.session.run(tested.recompute)
         return self.session.run(tested.logits)
 
     def last_predictions(self):
         """Test logits of every classifier, by label as text."""
-        predictions = self.predictions or {str(label): self.predict(label)["test"] for label in self.graph.tested}
+        predictions = self.predictions or {
+            str(label): self.predict(label)["test"] for label in self.graph.test_classifiers
+        }
         if not all(np.isfinite(logits).all() for logits in predictions.values()):  # by the last few steps
             self.stop_diverged("the logits are not finite")
         return predictions
@@ -242,7 +257,7 @@ class Trainer:
             "precision": self.settings.precision,
         }
         write_json(path / "summary.json", summary)
-        for line in ending(summary, primary, path):
+        for line in final_lines(summary, primary, path):
             log.info(line)
 
 
@@ -262,7 +277,7 @@ class Follower(Trainer):
 
 
 class Rows:
-    """training.records.Records without files."""
+    """training.metrics.Records without files."""
 
     def __init__(self, rows):
         self.rows = list(rows)

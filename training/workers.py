@@ -12,7 +12,7 @@ import threading
 import time
 from typing import NamedTuple
 
-from training.command import UserError, end_at_once
+from training.cli import UserError, exit_now
 
 EXAMPLE = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
 JOBS = ("chief", "worker")
@@ -164,7 +164,7 @@ class Watchdog:
     def end(self, reason):
         """Ends the process with one sentence."""
         self.off.set()
-        end_at_once(self.sentence(reason), 1)
+        exit_now(self.sentence(reason), 1)
 
     def sentence(self, reason):
         if self.begun:

@@ -1,6 +1,6 @@
 """evaluate.py on the runs of the fixtures."""
 
-from analysis.arguments import evaluate_parser
+from analysis.flags import evaluate_parser
 
 # Of `bank_run`, in the order of its tables.
 LABELS = [

@@ -40,7 +40,7 @@ def read_arrays(file):
 
 def checkpoint_values(directory):
     """The newest checkpoint of a run: variable name to array."""
-    reader = tf.train.load_checkpoint(str(checkpoints.found(directory)[-1] / "model"))
+    reader = tf.train.load_checkpoint(str(checkpoints.list_checkpoints(directory)[-1] / "model"))
     return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 import report
-from analysis import arguments, groups, run_files
+from analysis import flags, groups, run_files
 from training.flags import build_parser
 from training.labels import Label
 
@@ -61,7 +61,7 @@ def write_seeds(path, curves):
 
 
 def groups_of(*paths):
-    return groups.make_groups([run_files.read_run(path) for path in run_files.expand(paths)])
+    return groups.make_groups([run_files.read_run(path) for path in run_files.resolve_runs(paths)])
 
 
 def write_predictions(path, labels, answers):
@@ -76,7 +76,7 @@ def write_predictions(path, labels, answers):
 
 def make_report(*argv):
     """Calls report.py with a command line."""
-    report.main(arguments.report_parser().parse_args(list(map(str, argv))))
+    report.main(flags.report_parser().parse_args(list(map(str, argv))))
 
 
 def write_experiment(folder, run, curves, validation=None, argv=(), precision="bfloat16"):

@@ -46,7 +46,7 @@ def main(argv, file):
                 found["losses"].append(session.run(graph.loop.train, {graph.loop.until: until}).loss)
                 before = until
             found |= session.run(copies)
-            for label, tested in graph.tested.items():
+            for label, tested in graph.test_classifiers.items():
                 found[f"logits/{label}"] = session.run(tested.logits["test"])
             last = list(copies)[-1].partition("@")[2]
             if last == "1" or not place.chief:  # of workers each has one copy

@@ -30,7 +30,7 @@ def resolved(*argv):
 
 def initialise(session):
     """Initialises every variable of the default graph, the resident data included."""
-    session.run([tf.global_variables_initializer(), tf.local_variables_initializer()], data.resident_feeds())
+    session.run([tf.global_variables_initializer(), tf.local_variables_initializer()], data.device_feeds())
 
 
 class SteppedRun:
@@ -73,15 +73,13 @@ class SteppedRun:
 
     def logits(self, label):
         """Test logits of a classifier, its batch statistics recomputed first where that is its policy."""
-        tested = self.graph.tested[label]
+        tested = self.graph.test_classifiers[label]
         if tested.recompute is not None:
             self.session.run(tested.recompute)
         return self.session.run(tested.logits["test"])
 
     def shadows(self, average, *, stats=False):
-        of, variables = (
-            (average.of_statistics, self.batch_stats) if stats else (average.of_weights, self.graph.var_class)
-        )
+        of, variables = (average.stats_ema, self.batch_stats) if stats else (average.weights_ema, self.graph.var_class)
         values = self.session.run([of.average(variable) for variable in variables])
         return {variable.op.name: value for variable, value in zip(variables, values, strict=True)}
 

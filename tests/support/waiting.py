@@ -7,10 +7,10 @@ import signal
 import sys
 import time
 
-from training.command import graceful
+from training.cli import catch_signals
 
 signal.signal(signal.SIGHUP, signal.Handlers[sys.argv[2]])
-with graceful() as stop:
+with catch_signals() as stop:
     print("ready", flush=True)
     while not stop.signal:
         time.sleep(0.01)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 DOUBLE_SIGNAL_WINDOW = 1.0  # seconds; `timeout make` sends its signal to make and again to the whole process group
-HINTS = {  # errno to advice
+ERRNO_HINTS = {  # errno to advice
     errno.ENOSPC: "free some disk space",
     errno.EDQUOT: "free some disk space",
     errno.EACCES: "check the permissions",
@@ -68,7 +68,7 @@ def one_line_errors():
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         message = f"{error.filename}: {error.strerror}" if error.filename else error
-        fail(f"{message}: {HINTS[error.errno]}" if error.errno in HINTS else message)
+        fail(f"{message}: {ERRNO_HINTS[error.errno]}" if error.errno in ERRNO_HINTS else message)
     except ModuleNotFoundError as error:
         fail(f"{error.name} is not installed: {how_to_install('requirements.txt')}")
     except Exception as error:
@@ -83,7 +83,7 @@ def fail(message, status=1):
     sys.exit(status)
 
 
-def end_at_once(message, status):
+def exit_now(message, status):
     """Like `fail`, but from any thread."""
     print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr, flush=True)
     os._exit(status)
@@ -123,14 +123,14 @@ def how_to_install(requirements):
 
 def script(name):
     """The shell command that runs `<name>.py`."""
-    return f"python {shlex.quote(shown(ROOT / f'{name}.py'))}"
+    return f"python {shlex.quote(display_path(ROOT / f'{name}.py'))}"
 
 
 def resume_command(path):
-    return f"{script('train')} --resume --run_dir {shlex.quote(shown(path))}"
+    return f"{script('train')} --resume --run_dir {shlex.quote(display_path(path))}"
 
 
-def shown(path):
+def display_path(path):
     """The path relative to the current directory, if it lies below it."""
     path = Path(path)
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
@@ -146,7 +146,7 @@ def handled_signals():
 
 
 def exit_on_signal(number, _):
-    end_at_once(f"stopped by {SIGNALS[number]} before training started", 128 + number)
+    exit_now(f"stopped by {SIGNALS[number]} before training started", 128 + number)
 
 
 class Stop:
@@ -154,7 +154,7 @@ class Stop:
 
 
 @contextlib.contextmanager
-def graceful():
+def catch_signals():
     """Within it, signals only set `Stop.signal`, so that the run can save; a second Ctrl-C exits immediately."""
     stop = Stop()
     first_at = None
@@ -165,7 +165,7 @@ def graceful():
         if stop.signal is None:
             stop.signal, first_at = number, now
         elif number == signal.SIGINT and now - first_at > DOUBLE_SIGNAL_WINDOW:
-            end_at_once("stopped by a second Ctrl-C before the checkpoint was saved", 128 + number)
+            exit_now("stopped by a second Ctrl-C before the checkpoint was saved", 128 + number)
 
     before = {number: signal.signal(number, handler) for number in handled_signals()}
     try:

@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 from support.finished_runs import groups_of, level, write_predictions, write_run, write_seeds
 
-from analysis import tables
+from analysis import formatting
 from analysis.groups import predictions_of
 from analysis.statistics import calibration_error
 
@@ -18,20 +18,22 @@ def numbers(cells):
 
 
 def test_a_number_on_the_edge_is_shown_alike_however_it_was_summed_up():
-    assert tables.shown(0.1 + 0.2 - 0.295) == tables.shown(0.005)
-    assert tables.with_interval(-0.0050000000001, 0.1 + 0.2, "+") == tables.with_interval(-0.0049999999999, 0.3, "+")
+    assert formatting.shown(0.1 + 0.2 - 0.295) == formatting.shown(0.005)
+    assert formatting.with_interval(-0.0050000000001, 0.1 + 0.2, "+") == formatting.with_interval(
+        -0.0049999999999, 0.3, "+"
+    )
 
 
 def test_what_rounds_to_nothing_has_no_minus():
-    assert tables.shown(-0.004, "+") == tables.shown(0.004, "+") == "+0.00"
-    assert tables.shown(-0.004) == "0.00" and tables.shown(-0.006, "+") == "-0.01"
-    assert tables.shown(-0.004, digits=3) == "-0.004"
+    assert formatting.shown(-0.004, "+") == formatting.shown(0.004, "+") == "+0.00"
+    assert formatting.shown(-0.004) == "0.00" and formatting.shown(-0.006, "+") == "-0.01"
+    assert formatting.shown(-0.004, digits=3) == "-0.004"
 
 
 def test_from_three_seeds_on_there_is_an_interval_below_there_are_the_values():
-    assert tables.over_seeds(np.array([1.5])) == "1.50"
-    assert tables.over_seeds(np.array([1.0, 3.0]), "+") == "+2.00 (+1.00, +3.00)"
-    assert tables.over_seeds(np.array([1.0, 2.0, 3.0])) == "2.00 [-0.48, 4.48]"  # t of 2 degrees: 4.303 / sqrt 3
+    assert formatting.over_seeds(np.array([1.5])) == "1.50"
+    assert formatting.over_seeds(np.array([1.0, 3.0]), "+") == "+2.00 (+1.00, +3.00)"
+    assert formatting.over_seeds(np.array([1.0, 2.0, 3.0])) == "2.00 [-0.48, 4.48]"  # t of 2 degrees: 4.303 / sqrt 3
 
 
 @pytest.mark.parametrize("policy", ["raw", "recomputed", "averaged"])
@@ -39,9 +41,12 @@ def test_accuracy_and_gain_are_those_of_scipy_the_gain_paired_with_its_own_basel
     labels = ["raw", "raw/recomputed", f"ema/0.9/{policy}"]
     curves = dict(zip(labels, random.uniform(0.5, 0.9, (3, 4, 3)), strict=True))
     (group,) = groups_of(write_seeds(tmp_path, curves))
-    table = tables.accuracy_table(group)
+    table = formatting.accuracy_table(group)
     assert "4 seeds (0, 1, 2, 3)" in table.caption and "epoch 3" in table.caption
-    assert [row[0] for row in table.rows] == [*map(tables.words, labels[:2]), f"{tables.words(labels[2])} *"]
+    assert [row[0] for row in table.rows] == [
+        *map(formatting.display_name, labels[:2]),
+        f"{formatting.display_name(labels[2])} *",
+    ]
     raw, recomputed, ema = (100 * curve[:, -1] for curve in curves.values())
     baseline = recomputed if policy == "recomputed" else raw
     for row, values, against in zip(table.rows, (raw, recomputed, ema), (None, raw, baseline), strict=True):
@@ -51,7 +56,7 @@ def test_accuracy_and_gain_are_those_of_scipy_the_gain_paired_with_its_own_basel
             interval = scipy.stats.ttest_rel(values, against).confidence_interval(0.95)
             np.testing.assert_allclose(numbers([row[2]]), [(values - against).mean(), *interval], atol=0.00501)
     assert [row[3] for row in table.rows] == [
-        "-", tables.words("raw"), tables.words("raw/recomputed" if policy == "recomputed" else "raw")
+        "-", formatting.display_name("raw"), formatting.display_name("raw/recomputed" if policy == "recomputed" else "raw")
     ]  # fmt: skip
 
 
@@ -60,7 +65,7 @@ def test_each_run_stands_with_its_gain_and_where_it_was_made(tmp_path):
         write_run(tmp_path / f"seed-{seed}", "--seed", seed, classifiers={
             "raw": [0.5], "raw/recomputed": [0.6], "ema/0.9/recomputed": [0.65 + 0.01 * seed]
         }, device=None)  # fmt: skip
-    table = tables.run_table(groups_of(tmp_path)[0])
+    table = formatting.run_table(groups_of(tmp_path)[0])
     assert [row[1:7] for row in table.rows] == [
         ["0", "1", "50.00", "60.00", "65.00", "+5.00"],
         ["1", "1", "50.00", "60.00", "66.00", "+6.00"],
@@ -70,10 +75,10 @@ def test_each_run_stands_with_its_gain_and_where_it_was_made(tmp_path):
 
 
 def test_columns_of_words_stand_left_and_of_numbers_right():
-    table = tables.Table("what", ["", "mean", "over"], [["raw", "7.00", "-"], ["longer", "+12.00", "raw"]])
-    assert tables.as_text(table) == "what\n          mean  over\nraw       7.00  -\nlonger  +12.00  raw"
-    assert tables.as_text(table._replace(caption="")).startswith("          mean")
-    assert tables.as_markdown(table).splitlines()[1:3] == ["| --- | ---: | --- |", "| raw | 7.00 | - |"]
+    table = formatting.Table("what", ["", "mean", "over"], [["raw", "7.00", "-"], ["longer", "+12.00", "raw"]])
+    assert formatting.as_text(table) == "what\n          mean  over\nraw       7.00  -\nlonger  +12.00  raw"
+    assert formatting.as_text(table._replace(caption="")).startswith("          mean")
+    assert formatting.as_markdown(table).splitlines()[1:3] == ["| --- | ---: | --- |", "| raw | 7.00 | - |"]
 
 
 BOTH = ("raw/recomputed", "ema/0.9/recomputed")
@@ -98,7 +103,7 @@ def four(tmp_path, random):
 def measured(*paths):
     """The numbers of the table: name of a row to [baseline, average, difference, low, high]."""
     (group,) = groups_of(*paths)
-    table = tables.predictions_table(group, predictions_of(group)[0])
+    table = formatting.predictions_table(group, predictions_of(group)[0])
     return {row[0].partition(",")[0]: numbers(row[1:]) for row in table.rows}
 
 
@@ -135,4 +140,4 @@ def test_two_seeds_have_churn_without_an_interval_and_one_has_none(four):
     assert len(two["churn between seeds"]) == 3 and len(two["test loss"]) == 5
     assert np.mean(two["test loss"][3:]) == pytest.approx(two["test loss"][2], abs=0.0001)  # each seed's
     assert list(measured(path / "seed-0")) == ["test loss", "calibration error"]
-    assert tables.predictions_table(groups_of(path)[0], []) is None
+    assert formatting.predictions_table(groups_of(path)[0], []) is None

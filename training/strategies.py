@@ -13,7 +13,7 @@ import tensorflow as tf2
 import tensorflow.compat.v1 as tf
 
 from training import device, replicas, workers
-from training.command import SIGNALS, UserError, resume_command
+from training.cli import SIGNALS, UserError, resume_command
 from training.trainer import Follower, Trainer
 
 SAME_EVERYWHERE = 8  # bytes of a digest that the workers compare
@@ -107,7 +107,7 @@ class Mirrored(OneDevice):
     @contextlib.contextmanager
     def scope(self):
         strategy = tf.distribute.MirroredStrategy([f"/{name}" for name in self.devices])
-        with strategy.scope(), tf.variable_creator_scope(replicas.local_once):
+        with strategy.scope(), tf.variable_creator_scope(replicas.one_local_copy):
             yield
 
     def session(self):
@@ -164,7 +164,7 @@ class Workers(OneDevice):
 
     @contextlib.contextmanager
     def scope(self):
-        with self.strategy.scope(), tf.variable_creator_scope(replicas.local_once):
+        with self.strategy.scope(), tf.variable_creator_scope(replicas.one_local_copy):
             # First of all, while the graphs of all workers are the same whatever their flags.
             self.said = tf.placeholder(tf.float32, [len(SIGNALS) + SAME_EVERYWHERE])
             heard = self.strategy.run(lambda: replicas.all_reduce(replicas.MEAN, [tf.identity(self.said)])[0])

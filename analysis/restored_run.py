@@ -7,10 +7,10 @@ import tensorflow.compat.v1 as tf
 
 import data
 import ema
-from analysis.run_files import one_run
+from analysis.run_files import require_single_run
 from model import classifier
 from training import checkpoints, device
-from training.command import UserError
+from training.cli import UserError
 from training.flags import load_config, load_flags, load_precision
 from training.labels import Label, choose, primary
 from training.settings import labels_of
@@ -26,7 +26,7 @@ class Network:
             self.variables = tf.global_variables()
             self.session = device.session()
             initializers = [tf.global_variables_initializer(), tf.local_variables_initializer()]
-            self.session.run(initializers, data.resident_feeds())
+            self.session.run(initializers, data.device_feeds())
 
     def load(self, values):
         """Gives variables the arrays in `values`, by variable name, in one session.run."""
@@ -50,7 +50,7 @@ class RestoredRun:
     """
 
     def __init__(self, run_dir, data_dir=None):
-        self.path = one_run(run_dir)
+        self.path = require_single_run(run_dir)
         self.config, self.flags, self.precision = load_config(run_dir), load_flags(run_dir), load_precision(run_dir)
         self.flags.data_dir = data_dir or self.flags.data_dir
         self.saved, self.state = checkpoints.read(self.path)
@@ -64,7 +64,7 @@ class RestoredRun:
         self.images, self.outputs = self.network.built
         for variable in self.network.variables:
             if np.shape(self.saved.get(variable.op.name)) != tuple(variable.shape.as_list()):
-                raise checkpoints.of_another(self.path)
+                raise checkpoints.mismatch_error(self.path)
 
     def _build(self):
         """(uint8 images [N, 32, 32, 3], logits [N, 10] float32), for any N."""
@@ -78,7 +78,7 @@ class RestoredRun:
     @functools.cached_property
     def dataset(self):
         """The data.Dataset that the run is evaluated with."""
-        return data.load_to_evaluate(self.flags)
+        return data.load_for_evaluation(self.flags)
 
     def after(self, step=None):
         """After which step and epoch, in words; those of the checkpoint where no step is given."""
@@ -109,8 +109,8 @@ class RestoredRun:
             flag, known = "--batch_stats", {one.statistics: None for one in self.labels}
             if label.decay and label.decay not in self.flags.ema_decay:
                 flag, known = "--decay", self.flags.ema_decay
-            raise UserError(f"{self.path} holds no {label.words}: choose {flag} from {', '.join(known)}", 2)
-        return label, reason if label == chosen else f"asked for in the place of {chosen.words}"
+            raise UserError(f"{self.path} holds no {label.display_name}: choose {flag} from {', '.join(known)}", 2)
+        return label, reason if label == chosen else f"asked for in the place of {chosen.display_name}"
 
     @functools.cached_property
     def _recomputing(self):
@@ -118,8 +118,8 @@ class RestoredRun:
 
         def build():
             self.classifier(tf.zeros([1, *data.IMAGE_SHAPE]), phase=False)  # makes the variables, outside the loop
-            images = data.resident(self.dataset.train.images[: data.RECOMPUTED_IMAGES], "first_images")
-            return ema.recompute(self.classifier, *data.first_images(images, data.BATCH))
+            images = data.put_on_device(self.dataset.train.images[: data.RECOMPUTED_IMAGES], "first_images")
+            return ema.recompute(self.classifier, *data.first_images(images, data.EVAL_BATCH_SIZE))
 
         return Network(build)
 
@@ -134,7 +134,7 @@ class RestoredRun:
         try:
             return {name: self.saved[f"{name}/{suffix}" if name in shadowed else name] for name in names}
         except KeyError:
-            raise checkpoints.of_another(self.path) from None
+            raise checkpoints.mismatch_error(self.path) from None
 
     def use(self, label):
         """Makes the network classifier `label`, its batch statistics recomputed where that is its policy."""
@@ -151,7 +151,7 @@ class RestoredRun:
 
     def logits(self, images):
         """[N, 10] float32 for images [N, 32, 32, 3] uint8, by the classifier that the network is now."""
-        size = max(1, min(data.BATCH, len(images)))
+        size = max(1, min(data.EVAL_BATCH_SIZE, len(images)))
         answers = [np.zeros([0, len(data.CLASSES)], np.float32)]
         for start in range(0, len(images), size):
             part = images[start : start + size]

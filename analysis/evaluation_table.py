@@ -4,11 +4,11 @@ import csv
 import json
 import sys
 
+from analysis.formatting import Table, as_text
+from analysis.restored_run import RestoredRun
 from analysis.run_files import predictions_of_step
-from analysis.run_network import RestoredRun
 from analysis.statistics import compare
-from analysis.tables import Table, as_text
-from training.command import show_status, shown
+from training.cli import display_path, show_status
 from training.labels import STATISTICS, Label
 from training.log import split_gains, wrapped
 
@@ -37,7 +37,7 @@ def rows_of(run):
         labels, saved = run.dataset.test.labels, {}
     logits = {}
     for label in run.labels:
-        show_status(f"evaluating {label.words} ...")
+        show_status(f"evaluating {label.display_name} ...")
         logits[str(label)] = saved[str(label)] if str(label) in saved else run.test_logits(label)
     show_status("")
     rows = compare(logits, labels)
@@ -57,7 +57,7 @@ def print_rows(run, rows, style):
         writer.writeheader()
         writer.writerows(rows)
     else:
-        print_wrapped(f"{shown(run.path)} {run.after()}")
+        print_wrapped(f"{display_path(run.path)} {run.after()}")
         print("", *as_lines(rows), "", sep="\n")
         note = f"* chosen: {run.choose()[1]}; export and predict use it, or what --decay and --batch_stats name."
         print_wrapped(note, EXPLANATION, *split_gains({row["label"]: row["accuracy"] for row in rows}))
@@ -78,7 +78,7 @@ def as_lines(rows):
 
 def _cells(label, row):
     """The row of a classifier: accuracies in percent, flips and p-value against its baseline."""
-    cells = [f"{'*' if row['chosen'] else ' '} {label.weights_in_words}", f"{100 * row['accuracy']:.2f}%"]
+    cells = [f"{'*' if row['chosen'] else ' '} {label.weights_name}", f"{100 * row['accuracy']:.2f}%"]
     cells += [f"{100 * row['low']:.2f}-{100 * row['high']:.2f}", f"{row['loss']:.3f}", f"{row['ece']:.3f}"]
     if row["against"]:
         p = row["p_value"]

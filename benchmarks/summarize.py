@@ -1,7 +1,7 @@
 """The tables of benchmarks, from their JSON alone.
 
-python benchmarks/tables.py                  # prints the short one: a row for each processor in results/bench
-python benchmarks/tables.py --write          # puts them into benchmarks/README.md and README.md; --check compares
+python benchmarks/summarize.py                  # prints the short one: a row for each processor in results/bench
+python benchmarks/summarize.py --write          # puts them into benchmarks/README.md and README.md; --check compares
 """
 
 import argparse
@@ -11,9 +11,9 @@ import sys
 from statistics import median
 
 import numpy as np
-from contestant import ROOT
+from worker import ROOT
 
-from analysis.tables import Table, as_markdown
+from analysis.formatting import Table, as_markdown
 
 RESULTS = ROOT / "results" / "bench"
 READMES = [ROOT / "benchmarks" / "README.md", ROOT / "README.md"]
@@ -151,7 +151,7 @@ def target(name, values, form, sign, bound):
 
 
 def main(argv=None, readmes=READMES, folder=RESULTS):
-    parser = argparse.ArgumentParser(prog="tables.py", description="The tables of results/bench.")
+    parser = argparse.ArgumentParser(prog="summarize.py", description="The tables of results/bench.")
     parser.add_argument("--write", action="store_true", help="write them into the READMEs, instead of printing one")
     parser.add_argument("--check", action="store_true", help="check that they are there: else exit status 1")
     options = parser.parse_args(argv)
@@ -170,7 +170,7 @@ def main(argv=None, readmes=READMES, folder=RESULTS):
         if options.write:
             readme.write_text(after)
         elif after != before:
-            sys.exit(f"tables.py: {readme} is not made from {folder}: python benchmarks/tables.py --write")
+            sys.exit(f"summarize.py: {readme} is not made from {folder}: python benchmarks/summarize.py --write")
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ from support.commands import ROOT
 from support.files import read_rows, scalars
 from tensorboard.backend.event_processing import event_multiplexer
 
-from training import records
-from training.records import Events, Records, draw_curves
+from analysis import plots
+from analysis.plots import draw_curves
+from training.metrics import Records
 
 
 def row(step, raw=0.25, ema=0.5):
@@ -153,7 +154,7 @@ def test_curves_of_one_evaluation_without_a_baseline_of_its_own(tmp_path):
 DRAW = """
 import sys
 from pathlib import Path
-from training.records import draw_curves
+from training.metrics import draw_curves
 draw_curves(Path(sys.argv[1]), [{"epoch": 1, "classifiers": {"raw": 0.5, "ema/0.9/raw": 0.6}}])
 """
 
@@ -187,18 +188,18 @@ def test_what_the_user_has_of_matplotlib_changes_nothing(tmp_path, surroundings)
 
 
 def test_a_figure_that_cannot_be_drawn_is_a_warning(tmp_path, caplog):
-    assert records.rendered("a figure", lambda: 1 / 0, "png") is None
+    assert plots.render_figure("a figure", lambda: 1 / 0, "png") is None
     (warning,) = caplog.records
     assert warning.levelname == "WARNING" and "a figure" in warning.message
 
 
 def test_the_same_numbers_give_the_same_bytes():
     def draw():
-        axes = records.new_axes("x", "y")
+        axes = plots.new_axes("x", "y")
         axes.plot([1, 2], [3, 4], label="curve")
-        return records.with_legend(axes)
+        return plots.add_legend(axes)
 
-    assert records.rendered("", draw, "png", "svg") == records.rendered("", draw, "png", "svg")
+    assert plots.render_figure("", draw, "png", "svg") == plots.render_figure("", draw, "png", "svg")
 
 
 def test_events_do_not_make_a_run_that_was_taken_away_again(tmp_path):

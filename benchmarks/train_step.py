@@ -3,13 +3,13 @@
 import sys
 from functools import partial
 
-import contestant
 import tensorflow.compat.v1 as tf
+import worker
 
 import data
 import model
 import train
-from training import places
+from training import strategies
 from training.log import parameters
 from training.settings import resolve
 
@@ -20,8 +20,8 @@ class Ours:
     def __init__(self, flags):
         if "--no_ema" in sys.argv:
             flags.ema_decay = []
-        place = places.choose(flags)
-        splits = (data.Split(*contestant.draw(size)) for size in (flags.train_size, 10))  # nothing is evaluated
+        place = strategies.choose(flags)
+        splits = (data.Split(*worker.draw(size)) for size in (flags.train_size, 10))  # nothing is evaluated
         network = partial(model.classifier, width=flags.width, dropout_rate=flags.dropout)
         self.settings = resolve(flags, place, None, flags.train_size, network)
         with place.scope():
@@ -45,5 +45,5 @@ class Ours:
 
 
 if __name__ == "__main__":
-    ours = Ours(contestant.parse())
-    contestant.serve(ours.about, ours.run)
+    step = Ours(worker.parse())
+    worker.serve(step.about, step.run)

@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 from training import flags  # noqa: E402 - found through the line above
 
-SWITCHES = {"--no_ema", "--compile"}  # of ours.py and of pytorch.py, beside the flags of train.py
+SWITCHES = {"--no_ema", "--compile"}  # of train_step.py and of pytorch.py, beside the flags of train.py
 WARM_UP_STEPS = 5
 
 

@@ -8,10 +8,10 @@ import pytest
 from support.evaluating import LABELS, best_on_validation
 from support.files import checkpoint_values, contents, read_arrays
 
-from analysis.run_network import RestoredRun
+from analysis.restored_run import RestoredRun
 from analysis.statistics import log_softmax
 from data import BATCH
-from training.command import UserError
+from training.cli import UserError
 from training.labels import RAW, Label
 
 

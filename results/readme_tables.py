@@ -1,7 +1,7 @@
 """The tables of README.md and results/README.md, made from the logs in results/.
 
-    python results/tables.py --write
-    python results/tables.py --check    # status 1, and what is wrong, where they do not say what the logs say
+    python results/readme_tables.py --write
+    python results/readme_tables.py --check    # status 1, and what is wrong, where they do not say what the logs say
 
 Between <!-- results: NAME ARGUMENTS --> and <!-- end --> stands what the function NAME returns.
 """
@@ -18,8 +18,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from analysis.formatting import Table, as_markdown, over_seeds, shown, with_interval  # noqa: E402
 from analysis.run_files import read_run  # noqa: E402
-from analysis.tables import Table, as_markdown, over_seeds, shown, with_interval  # noqa: E402
 from results.experiments import EXPERIMENTS, kept  # noqa: E402
 from training.labels import Label, choose  # noqa: E402
 

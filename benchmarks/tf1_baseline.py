@@ -4,9 +4,9 @@ A NumPy batch through feed_dict and one session.run per step, batch norm spelled
 leaky ReLU, one-hot labels, float32, TensorFlow's default threads, the optimiser's step and the average in one tf.group.
 """
 
-import contestant
 import numpy as np
 import tensorflow.compat.v1 as tf
+import worker
 
 import model
 from training import device
@@ -41,7 +41,7 @@ def classifier(x, width, dropout_rate):
 
 def main(flags):
     chosen = device.choose(flags.device)
-    pixels, classes = contestant.draw(flags.train_size)
+    pixels, classes = worker.draw(flags.train_size)
     images, labels = pixels / np.float32(127.5) - 1, np.eye(model.CLASSES, dtype=np.float32)[classes]
     x, y = tf.placeholder(tf.float32, [None, 32, 32, 3]), tf.placeholder(tf.float32, [None, 10])
     logits = classifier(x, flags.width, flags.dropout)
@@ -60,9 +60,9 @@ def main(flags):
             session.run([train_op, loss], {x: images[indices], y: labels[indices]})
 
     about = {"device": chosen.description, "precision": "float32", "tensorflow": tf.__version__}
-    contestant.serve(about | {"parameters": parameters(var_list)}, run)
+    worker.serve(about | {"parameters": parameters(var_list)}, run)
 
 
 if __name__ == "__main__":
     tf.disable_eager_execution()
-    main(contestant.parse())
+    main(worker.parse())
