@@ -36,6 +36,11 @@ class Dataset(NamedTuple):
     validation: Split | None = None  # held out of `train`, where that was asked for
 
     @property
+    def image_shape(self):
+        """(height, width, channels)."""
+        return self.train.images.shape[1:]
+
+    @property
     def evaluated(self):
         """What classifiers are evaluated on: name to Split."""
         return {"test": self.test} | ({"validation": self.validation} if self.validation else {})

@@ -1,7 +1,7 @@
 """Checkpoints: checkpoints/step-<step>/ holds a TensorFlow checkpoint and state.json; the last KEEP are kept.
 
 A checkpoint is authoritative: resuming discards everything recorded after its step. TensorFlow checks a CRC of every
-tensor and index block that it reads, so a damaged checkpoint fails to load and the one before it is used.
+tensor and index block that it reads, so a corrupt checkpoint fails to load and the one before it is used.
 """
 
 import contextlib
@@ -47,55 +47,77 @@ def save(path, saver, session, state):
             flush_to_disk(final.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # a full disk needs the space
-    for other in list_checkpoints(path)[:-KEEP] + [one for one in list_checkpoints(path) if one.name > final.name]:
-        shutil.rmtree(other, ignore_errors=True)
+    older = [checkpoint for checkpoint in list_checkpoints(path) if checkpoint.name <= final.name]
+    for checkpoint in set(list_checkpoints(path)) - set(older[-KEEP:]):  # later ones are corrupt: training went back
+        shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def list_checkpoints(path):
-    """The checkpoint directories of a run, oldest first."""
-    return sorted(d for d in (Path(path) / "checkpoints").glob("step-*") if re.fullmatch("step-[0-9]{9}", d.name))
+    """Returns the checkpoint directories of a run, oldest first."""
+    directories = (Path(path) / "checkpoints").glob("step-*")
+    return sorted(directory for directory in directories if re.fullmatch("step-[0-9]{9}", directory.name))
+
+
+def step_of(checkpoint):
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def last_step(path):
-    """The step of the newest checkpoint, or 0."""
-    return max((int(checkpoint.name.removeprefix("step-")) for checkpoint in list_checkpoints(path)), default=0)
+    """Returns the step of the newest checkpoint, or 0."""
+    return max(map(step_of, list_checkpoints(path)), default=0)
 
 
 def read(path):
-    """Loads the newest undamaged checkpoint without a graph: ({variable name: array}, state)."""
+    """Reads the newest intact checkpoint without a graph; warns about corrupt ones.
+
+    Returns:
+      ({variable name: array}, the state given to `save`).
+
+    Raises:
+      UserError: no checkpoint can be used.
+    """
     for checkpoint in reversed(list_checkpoints(path)):
         try:
-            return _load(checkpoint)
+            return _read(checkpoint)
         except PermissionError as error:
-            raise UserError(f"{error.filename}: permission denied, check the permissions") from None
+            raise UserError(f"{error.filename}: check the permissions") from None
         except (tf.errors.OpError, OSError, ValueError, KeyError, IndexError, TypeError) as error:
-            log.warning(f"skipping damaged checkpoint {checkpoint}: {str(error).splitlines()[0]}")
-    if was_evaluated(path) and not list_checkpoints(path):
-        raise UserError(f"{path} has evaluations but no checkpoint: restore {path / 'checkpoints'} or start a new run")
-    raise UserError(f"{path} has no usable checkpoint: continue it with {resume_command(path)} or start a new run")
+            log.warning(f"{checkpoint} is corrupt, skipped: {str(error).splitlines()[0]}")
+    if list_checkpoints(path) or was_evaluated(path):
+        raise UserError(f"{path} has no usable checkpoint: restore {path / 'checkpoints'} from a copy")
+    raise UserError(f"{path} has no checkpoint yet: continue it with {resume_command(path)}")
 
 
-def _load(checkpoint):
-    """({variable name: array}, state) of a checkpoint directory; state.json, which has no CRC, is cross-checked."""
+def _read(checkpoint):
+    """Reads one checkpoint. state.json has no CRC: its step has to be that of the weights and of the directory."""
     with working_directory(checkpoint):
         reader = tf.train.load_checkpoint("model")
         values = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
     state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
-    if not int(checkpoint.name.removeprefix("step-")) == state["step"] == values["global_step"]:
-        raise ValueError("state.json, the weights and the directory's name differ in the step")
+    if not state["step"] == step_of(checkpoint) == values["global_step"]:
+        raise ValueError("state.json belongs to another step")
     if not isinstance(state["rows"], list):
         raise ValueError("state.json has no rows")
     return values, state
 
 
 def was_evaluated(path):
-    """Whether metrics.jsonl has a row; every row was preceded by a checkpoint."""
+    """Returns whether the run once had a checkpoint: one is saved before each row of metrics.jsonl."""
     metrics = Path(path) / "metrics.jsonl"
     return metrics.exists() and metrics.stat().st_size > 0
 
 
 def restore(path, saver, session):
-    """Restores the newest undamaged checkpoint; returns its state."""
+    """Restores the newest intact checkpoint.
+
+    Returns:
+      The state given to `save`; {} if the run was stopped before its first checkpoint.
+
+    Raises:
+      UserError: no checkpoint can be used, or it does not match the graph.
+    """
+    if not list_checkpoints(path) and not was_evaluated(path):
+        return {}
     _, state = read(path)
     with working_directory(path / "checkpoints" / f"step-{state['step']:09d}"):
         try:
@@ -106,15 +128,16 @@ def restore(path, saver, session):
 
 
 def mismatch_error(path):
-    return UserError(f"the checkpoint of {path} does not match: other flags or version (see git_commit in config.json)")
+    """Returns the error for a checkpoint that does not fit the network."""
+    return UserError(f"the checkpoint of {path} is from another version: use the git_commit in its config.json")
 
 
 @contextlib.contextmanager
 def working_directory(directory):
     """Changes the working directory: TensorFlow takes brackets and asterisks in a path for a pattern."""
-    before = os.getcwd()
+    previous = os.getcwd()
     os.chdir(directory)
     try:
         yield
     finally:
-        os.chdir(before)
+        os.chdir(previous)

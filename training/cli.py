@@ -1,4 +1,4 @@
-"""Entry point shared by train.py, evaluate.py and report.py: arguments, signals, one-line error messages."""
+"""Shared by train.py, evaluate.py and report.py: one-line error messages, exit statuses and signals. No TensorFlow."""
 
 import contextlib
 import errno
@@ -12,8 +12,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-DOUBLE_SIGNAL_WINDOW = 1.0  # seconds; `timeout make` sends its signal to make and again to the whole process group
-ERRNO_HINTS = {  # errno to advice
+ERRNO_HINTS = {
     errno.ENOSPC: "free some disk space",
     errno.EDQUOT: "free some disk space",
     errno.EACCES: "check the permissions",
@@ -26,6 +25,8 @@ SIGNALS = {
     signal.SIGUSR1: "SIGUSR1",  # sent by schedulers before the time limit
     signal.SIGUSR2: "SIGUSR2",
 }
+DOUBLE_SIGNAL_WINDOW = 1.0  # seconds; `timeout make` signals make and then the whole process group
+RESOURCE_EXHAUSTED = 8  # error_code of tf.errors.ResourceExhaustedError
 
 
 class UserError(Exception):
@@ -36,14 +37,14 @@ class UserError(Exception):
         self.status = status
 
 
-def run(name, parse, loads="TensorFlow"):
+def run_cli(name, parse, loads="TensorFlow"):
     """Parses the command line, then imports module `name` and calls its main(arguments).
 
-    The import takes seconds, so it comes after --help and usage errors have been answered.
+    The import takes seconds, so --help and usage errors are answered before it.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)  # a path may not fit the locale's encoding
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)  # a path may not fit the locale's encoding
     for number in handled_signals():
         signal.signal(number, exit_on_signal)
     with one_line_errors():
@@ -53,6 +54,7 @@ def run(name, parse, loads="TensorFlow"):
             main = importlib.import_module(name).main
         show_status("")
         main(arguments)
+        sys.stdout.flush()  # inside, so that a closed pipe is reported here
     sys.exit(0)
 
 
@@ -64,13 +66,12 @@ def one_line_errors():
     except UserError as error:
         fail(error, error.status)
     except BrokenPipeError:  # `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would flush again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout again at exit
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
-        message = f"{error.filename}: {error.strerror}" if error.filename else error
-        fail(f"{message}: {ERRNO_HINTS[error.errno]}" if error.errno in ERRNO_HINTS else message)
+        fail(describe_os_error(error))
     except ModuleNotFoundError as error:
-        fail(f"{error.name} is not installed: {how_to_install('requirements.txt')}")
+        fail(f"{error.name} is not installed: {install_command('requirements.txt')}")
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -78,20 +79,21 @@ def one_line_errors():
 
 
 def fail(message, status=1):
+    """Prints one line on stderr and exits."""
     show_status("")
     print(f"{Path(sys.argv[0]).name}: {in_one_line(message)}", file=sys.stderr, flush=True)
     sys.exit(status)
 
 
 def exit_now(message, status):
-    """Like `fail`, but from any thread."""
+    """Like `fail`, but from any thread and from signal handlers."""
     print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr, flush=True)
     os._exit(status)
 
 
 @contextlib.contextmanager
 def quiet_stderr():
-    """Discards what TensorFlow's native code prints while it is imported; no environment variable does."""
+    """Discards the lines that TensorFlow's native code prints while it is imported; no environment variable does."""
     saved = os.dup(2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     try:
@@ -108,30 +110,37 @@ def show_status(text):
 
 
 def is_out_of_memory(error):
-    resource_exhausted = getattr(error, "error_code", None) == 8  # tf.errors.ResourceExhaustedError
-    return resource_exhausted or isinstance(error, MemoryError) or "bad_alloc" in str(error)
+    exhausted = getattr(error, "error_code", None) == RESOURCE_EXHAUSTED
+    return exhausted or isinstance(error, MemoryError) or "bad_alloc" in str(error)
+
+
+def describe_os_error(error):
+    """Returns "<file>: <reason>: <hint>" for an OSError, without the parts that are unknown."""
+    message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    return f"{message}: {ERRNO_HINTS[error.errno]}" if error.errno in ERRNO_HINTS else message
 
 
 def in_one_line(message):
     return " ".join(str(message).splitlines())
 
 
-def how_to_install(requirements):
-    """The command for the running interpreter: Debian and Ubuntu refuse a bare pip outside a virtual environment."""
+def install_command(requirements):
+    """Returns the command for the running interpreter: Debian and Ubuntu refuse a bare pip outside an environment."""
     return f"{shlex.quote(sys.executable)} -m pip install -r {shlex.quote(str(ROOT / requirements))}"
 
 
 def script(name):
-    """The shell command that runs `<name>.py`."""
+    """Returns the shell command that runs `<name>.py`."""
     return f"python {shlex.quote(display_path(ROOT / f'{name}.py'))}"
 
 
 def resume_command(path):
+    """Returns the shell command that resumes the run in `path`."""
     return f"{script('train')} --resume --run_dir {shlex.quote(display_path(path))}"
 
 
 def display_path(path):
-    """The path relative to the current directory, if it lies below it."""
+    """Returns the path relative to the current directory if it lies below it."""
     path = Path(path)
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
@@ -141,7 +150,7 @@ def display_path(path):
 
 
 def handled_signals():
-    """nohup makes a process ignore SIGHUP; leave that alone."""
+    """Returns the signals to handle; nohup makes a process ignore SIGHUP, and that stays so."""
     return [number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
 
 
@@ -149,27 +158,30 @@ def exit_on_signal(number, _):
     exit_now(f"stopped by {SIGNALS[number]} before training started", 128 + number)
 
 
-class Stop:
-    signal = None  # number of the first signal received
+class StopRequest:
+    """`signal` is the number of the first signal received, or None."""
+
+    signal = None
 
 
 @contextlib.contextmanager
 def catch_signals():
-    """Within it, signals only set `Stop.signal`, so that the run can save; a second Ctrl-C exits immediately."""
-    stop = Stop()
+    """Makes signals only set the StopRequest that it yields, so that a run can save; a second Ctrl-C exits at once."""
+    stop = StopRequest()
     first_at = None
 
     def handler(number, _):
         nonlocal first_at
-        now = time.monotonic()
         if stop.signal is None:
-            stop.signal, first_at = number, now
-        elif number == signal.SIGINT and now - first_at > DOUBLE_SIGNAL_WINDOW:
+            stop.signal, first_at = number, time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - first_at > DOUBLE_SIGNAL_WINDOW:
             exit_now("stopped by a second Ctrl-C before the checkpoint was saved", 128 + number)
 
-    before = {number: signal.signal(number, handler) for number in handled_signals()}
+    numbers = handled_signals()
+    for number in numbers:
+        signal.signal(number, handler)
     try:
         yield stop
     finally:
-        for number in before:
-            signal.signal(number, signal.SIG_IGN)  # everything is saved: let the last lines be printed
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)  # the run is saved: print the last lines

@@ -3,6 +3,9 @@
 from statistics import fmean
 from typing import NamedTuple
 
+DATASETS = ("cifar10", "synthetic")  # see data.DATASETS
+EMA_STARTS = ("initial", "warmup", "unbiased")  # see ema.py
+BATCH_STATS = ("raw", "averaged", "recomputed")  # policies; see ema.py
 STATISTICS = {"raw": "raw network's", "averaged": "averaged", "recomputed": "recomputed"}  # in texts for people
 
 

@@ -1,12 +1,10 @@
-"""Where a run's replicas are: --strategy resolved into one device, the devices of this process, or several processes.
+"""--strategy resolved: one device, several devices of this process, or several worker processes.
 
-What the three differ in, for `main` of train.py: the device that the log names, the scope that the graph is built in,
-the session, and the trainer. What several replicas are to the graph is in training.replicas.
+A strategy says how the graph is built (`scope`), which session runs it, and which process is the chief, the one that
+writes the run directory. What replicas mean for the graph is in training.replicas.
 """
 
 import contextlib
-import hashlib
-import json
 import time
 
 import tensorflow as tf2
@@ -14,95 +12,89 @@ import tensorflow.compat.v1 as tf
 
 from training import device, replicas, workers
 from training.cli import SIGNALS, UserError, resume_command
-from training.trainer import Follower, Trainer
 
-SAME_EVERYWHERE = 8  # bytes of a digest that the workers compare
-LOST = (  # what a session fails with when another worker is gone
+SHARED_BYTES = 8  # of the digest that all workers compare; signals need fewer
+PEER_LOST_ERRORS = (  # raised by a session if another worker is gone
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
     tf.errors.CancelledError,
     tf.errors.DeadlineExceededError,
     tf.errors.InternalError,
 )
-OWN = {"run_dir", "data_dir", "device"}  # settings that may differ between workers
 
 
 def choose(flags):
-    """Resolves --device, --strategy and --devices and, of several workers, waits for the others.
+    """Resolves --device, --strategy and --replicas; with several workers, waits for the others.
 
     Returns:
-      OneDevice, Mirrored or Workers.
+      SingleDevice, Mirrored or MultiWorker.
 
     Raises:
-      UserError: the flags, TF_CONFIG or the devices do not go together, or a worker cannot be reached.
+      UserError: the flags, TF_CONFIG or the devices do not fit together, or a worker cannot be reached.
     """
     if flags.strategy == "none":
-        if flags.devices:
-            raise UserError("--devices is for several replicas: say --strategy mirrored or multiworker too", 2)
-        return OneDevice(device.choose(flags.device))
-    task = workers.read() if flags.strategy == "multiworker" else None
+        if flags.replicas:
+            raise UserError("--replicas needs --strategy mirrored or --strategy multiworker", 2)
+        return SingleDevice(device.choose(flags.device))
+    task = workers.read_tf_config() if flags.strategy == "multiworker" else None
     chosen = device.choose(flags.device)
     devices = _local_devices(flags, chosen, task)
     count = len(devices) * (len(task.workers) if task else 1)
     if flags.batch_size % count:
-        fitting = max(n for n in range(1, count) if flags.batch_size % n == 0)  # a resumed run keeps its batches
-        remedy = f"train on {fitting}" if task else f"train on {fitting} (--devices {fitting})"
-        if not flags.resume:
-            remedy = f"ask for {max(1, round(flags.batch_size / count)) * count}, or {remedy}"
-        raise UserError(f"--batch_size {flags.batch_size} cannot be split over {count} replicas: {remedy}", 2)
+        raise UserError(f"--batch_size {flags.batch_size} is not divisible by {count} replicas: change one of them", 2)
     if count == 1:
-        return OneDevice(chosen)
+        return SingleDevice(chosen)
     if flags.xla == "on":
-        raise UserError(f"--xla on is for one device: with {count} replicas say --xla auto", 2)
-    return Workers(flags, chosen, devices, task) if task else Mirrored(chosen, devices)
+        raise UserError(f"--xla on needs one device, not {count} replicas: use --xla auto", 2)
+    return MultiWorker(flags, chosen, devices, task) if task else Mirrored(chosen, devices)
 
 
 def _local_devices(flags, chosen, task):
-    """The names of the devices that this process has replicas on."""
-    if chosen.kind == "cpu":
-        count = flags.devices or 1
-        if task and count > 1:
-            raise UserError(
-                "--devices: on CPUs a worker is one replica: start more workers, each with its TF_CONFIG", 2
-            )
-    else:
+    """Returns the names of this process's devices, one per replica."""
+    count = flags.replicas or 1
+    if chosen.kind == "cpu" and task and count > 1:
+        raise UserError("--replicas: a worker on a CPU is one replica; start more workers instead", 2)
+    if chosen.kind == "gpu":
         gpus = tf2.config.list_physical_devices("GPU")
-        count = flags.devices or len(gpus)
+        count = flags.replicas or len(gpus)
         if count > len(gpus):
-            raise UserError(f"--devices {count} is more than the {len(gpus)} GPUs that TensorFlow sees", 2)
-        with contextlib.suppress(RuntimeError):  # they are in use already: the names alone choose
-            tf2.config.set_visible_devices(gpus[:count], "GPU")
+            raise UserError(f"--replicas {count}: TensorFlow sees only {len(gpus)} GPUs", 2)
+        tf2.config.set_visible_devices(gpus[:count], "GPU")
     return [f"{chosen.kind.upper()}:{index}" for index in range(count)]
 
 
-class OneDevice:
-    """A run on one device, and what the others are made from."""
+def _describe(chosen, replicas):
+    return chosen._replace(description=f"{replicas}: {chosen.description}")
 
-    replicas = 1
-    chief = True  # whether this process writes the run directory
+
+class SingleDevice:
+    """One replica in this process; the base class of the other strategies."""
+
+    num_replicas = 1
+    chief = True
 
     def __init__(self, chosen):
         self.device = chosen
 
     def scope(self):
-        """What the graph is built in."""
+        """Returns the context manager in which the graph is built."""
         return contextlib.nullcontext()
 
-    def session(self):
-        """The session that the run is trained in, a context manager."""
+    def session(self, digest):
+        """Returns a session as a context manager; `digest` has to be the same in all workers."""
         return device.session()
 
-    def trainer(self, settings, dataset, graph, directory, session, stop):
-        """The Trainer of the run."""
-        return Trainer(settings, dataset, graph, directory, session, stop)
+    def share_stop(self, stop):
+        """Returns the StopRequest that the trainer asks; with several workers, a signal to any of them counts."""
+        return stop
 
 
-class Mirrored(OneDevice):
-    """A replica on each of several devices of this process."""
+class Mirrored(SingleDevice):
+    """One replica on each of several devices of this process."""
 
     def __init__(self, chosen, devices):
-        super().__init__(_described(chosen, f"{len(devices)} replicas on {', '.join(devices)}"))
-        self.devices, self.replicas = devices, len(devices)
+        super().__init__(_describe(chosen, f"{len(devices)} replicas on {', '.join(devices)}"))
+        self.devices, self.num_replicas = devices, len(devices)
 
     @contextlib.contextmanager
     def scope(self):
@@ -110,7 +102,7 @@ class Mirrored(OneDevice):
         with strategy.scope(), tf.variable_creator_scope(replicas.one_local_copy):
             yield
 
-    def session(self):
+    def session(self, digest):
         config = device.session_config()
         if self.device.kind == "cpu":
             config.device_count["CPU"] = len(self.devices)
@@ -118,134 +110,93 @@ class Mirrored(OneDevice):
         return tf.Session(config=config)
 
 
-class Workers(OneDevice):
-    """A replica on each device of several processes, of which this is one; the first is the chief."""
+class MultiWorker(SingleDevice):
+    """Replicas in several processes, of which this is one; the first is the chief."""
 
     def __init__(self, flags, chosen, devices, task):
-        self.task = task
-        self.replicas = len(devices) * len(task.workers)
-        first, *others = (address for _, address in task.workers)
-        more = others if len(others) < 2 else [f"{len(others)} more workers"]
-        where = " and ".join([first, *more])
-        # A measurement may come out otherwise on another worker: on CPUs --precision auto is float32.
-        alike = chosen._replace(has_bfloat16=chosen.has_bfloat16 and chosen.kind == "gpu")
-        self.device = _described(alike, f"{self.replicas} replicas on {', '.join(devices)} of {where}")
-        self.chief = task.chief
-        workers.go_past_proxies(task)
+        # Only GPUs may choose bfloat16: on CPUs each worker's timing could come to a different answer.
+        chosen = chosen._replace(has_bfloat16=chosen.has_bfloat16 and chosen.kind == "gpu")
+        self.num_replicas = len(devices) * len(task.workers)
+        addresses = ", ".join(task.workers.values())
+        super().__init__(_describe(chosen, f"{self.num_replicas} replicas on {', '.join(devices)} of {addresses}"))
+        self.chief = task.is_chief
+        workers.bypass_proxy(task)
         self.strategy = tf.distribute.experimental.MultiWorkerMirroredStrategy()
         try:
             self.server = tf.train.Server(task.cluster, task.job, task.index, config=self._config())
         except tf.errors.OpError:
-            address = dict(task.workers)[task.name]
-            raise UserError(
-                f"TF_CONFIG says that this is {task.name} at {address}, but that port cannot be listened on: "
-                "end what uses it, or choose another in TF_CONFIG on every worker"
-            ) from None
-        workers.wait_for(task.others)
-        self._check_one_place()
-        self.watchdog = workers.Watchdog(task.others, resume_command(flags.run_dir))
-
-    def _check_one_place(self):
-        """Checks that this process is one worker; one with another's index answers under two addresses."""
-        config = tf.ConfigProto(operation_timeout_in_ms=1000 * workers.START)  # not ours, which hides the other workers
-        with tf.Session(self.server.target, config=config) as session:
-            incarnations = [one.incarnation for one in session.list_devices()]
-        if len(set(incarnations)) < len(incarnations):
-            raise UserError(
-                f"TF_CONFIG says that this is {self.task.name}, but this process answers at another worker's address "
-                "too: give each worker the index of its own address",
-                2,
-            )
+            address = task.workers[task.name]
+            raise UserError(f"{task.name} cannot listen at {address}: is the port in use? Change TF_CONFIG") from None
+        workers.wait_for(task.peers)
+        self.watchdog = workers.Watchdog(task.peers, resume_command(flags.run_dir))
 
     def _config(self):
         config = device.session_config()
-        config.inter_op_parallelism_threads, config.use_per_session_threads = 0, False  # a server refuses the latter
+        config.inter_op_parallelism_threads = 0
+        config.use_per_session_threads = False  # a server refuses it
         return self.strategy.update_config_proto(config)
 
     @contextlib.contextmanager
     def scope(self):
         with self.strategy.scope(), tf.variable_creator_scope(replicas.one_local_copy):
-            # First of all, while the graphs of all workers are the same whatever their flags.
-            self.said = tf.placeholder(tf.float32, [len(SIGNALS) + SAME_EVERYWHERE])
-            heard = self.strategy.run(lambda: replicas.all_reduce(replicas.MEAN, [tf.identity(self.said)])[0])
-            self.heard = self.strategy.experimental_local_results(heard)[0]
+            self.barrier = Barrier(self.strategy)  # first, where the graphs are equal whatever the flags
             yield
 
     @contextlib.contextmanager
-    def session(self):
-        with tf.Session(self.server.target, config=self._config()) as self._session:
+    def session(self, digest):
+        with tf.Session(self.server.target, config=self._config()) as session:
             try:
-                yield self._session
-            except LOST as error:
-                time.sleep(workers.NOTICED)  # the watchdog ends this process meanwhile where it can say who is gone
-                raise UserError(lost(error.message, self.watchdog.sentence)) from None
+                self.barrier.session = session
+                if list(self.barrier.sync(digest[:SHARED_BYTES])) != list(digest[:SHARED_BYTES]):
+                    raise UserError("the workers differ in flags, data, versions or checkpoints: make them equal", 2)
+                self.watchdog.training_started = True
+                yield session
+            except PEER_LOST_ERRORS as error:
+                time.sleep(workers.EXIT_GRACE)  # the watchdog ends this process meanwhile if it knows who is gone
+                raise UserError(self.watchdog.sentence(f"the workers lost each other ({_reason(error)})")) from None
             finally:
-                self.watchdog.off.set()  # one may end sooner than another
-            with contextlib.suppress(tf.errors.OpError):  # all is done: a worker that ended a moment sooner is no loss
-                self.agree()
+                self.watchdog.off.set()  # the workers may end at different moments
+            with contextlib.suppress(tf.errors.OpError):  # a worker that ended a moment sooner is not lost
+                self.barrier.sync([])
 
-    def agree(self, signal=None, same=bytes(SAME_EVERYWHERE)):
-        """Tells the other workers of a signal, waits for them, and returns that of any of them, or None.
-
-        Raises:
-          ValueError: `same` is not the same on all workers.
-        """
-        said = [*(float(signal == number) for number in SIGNALS), *same]
-        heard = self._session.run(self.heard, {self.said: said})
-        if list(heard[len(SIGNALS) :]) != list(same):
-            raise ValueError
-        return next((number for number, share in zip(SIGNALS, heard, strict=False) if share > 0), None)
-
-    def trainer(self, settings, dataset, graph, directory, session, stop):
-        values = vars(settings) | {"tensorflow": tf.__version__}
-        values |= {name: split.labels.tobytes().hex() for name, split in dataset.evaluated.items()}
-        values["train"] = dataset.train.labels.tobytes().hex()
-        self._check_same(
-            {name: value for name, value in values.items() if name not in OWN},
-            "was started with other flags, data or versions: start all with the same command, data and versions",
-        )
-        arguments = settings, dataset, graph, directory, session, AgreedStop(self, stop)
-        trainer = Trainer(*arguments) if self.task.chief else Follower(*arguments)
-        self._check_same(
-            trainer.step,
-            f"resumed from another step (here {trainer.step}): {directory.path} has to be one directory for all",
-        )
-        self.watchdog.begun = True
-        return trainer
-
-    def _check_same(self, what, otherwise):
-        digest = hashlib.sha256(json.dumps(what, default=str, sort_keys=True).encode()).digest()[:SAME_EVERYWHERE]
-        try:
-            self.agree(same=digest)
-        except ValueError:
-            self.watchdog.off.set()
-            raise UserError(f"one of the workers {otherwise}", 2) from None
+    def share_stop(self, stop):
+        return SharedStop(self.barrier, self.watchdog, stop)
 
 
-def lost(message, sentence):
-    """What to say of an error of a session of several workers; sentence: of the Watchdog."""
-    if "that group has size" in message:
-        return "the workers' TF_CONFIGs name clusters of different sizes: give all of them the same cluster"
-    lines = [line for line in message.splitlines() if line.strip()]
-    remote = [i for i, line in enumerate(lines) if line.startswith("From /job:")]  # what comes before is a stack
-    return sentence(f"the workers lost each other ({lines[min(remote[-1] + 1, len(lines) - 1) if remote else 0]})")
+def _reason(error):
+    """Returns the line of a distributed error that says what happened; a stack trace precedes it."""
+    lines = [line for line in error.message.splitlines() if line.strip()]
+    remote = [index for index, line in enumerate(lines) if line.startswith("From /job:")]
+    return lines[min(remote[-1] + 1, len(lines) - 1)] if remote else lines[0]
 
 
-def _described(chosen, replicas):
-    return chosen._replace(description=f"{replicas}: {chosen.description}")
+class Barrier:
+    """Exchanges a few small numbers between all workers. Built in the strategy's scope; `session` is set afterwards."""
+
+    def __init__(self, strategy):
+        self.local_values = tf.placeholder(tf.float32, [SHARED_BYTES])
+        mean = strategy.run(lambda: replicas.all_reduce(replicas.MEAN, [tf.identity(self.local_values)])[0])
+        self.mean = strategy.experimental_local_results(mean)[0]
+
+    def sync(self, values):
+        """Waits until every worker calls it; returns the mean of their values, padded with zeros."""
+        padded = [*values, *[0.0] * (SHARED_BYTES - len(values))]
+        return self.session.run(self.mean, {self.local_values: padded})
 
 
-class AgreedStop:
-    """A command.Stop of all workers together: a signal to one of them stops all, at the same step."""
+class SharedStop:
+    """A StopRequest of all workers: a signal to any of them stops all at the same step."""
 
-    def __init__(self, workers, own):
-        self.workers, self.own, self.agreed = workers, own, None
+    def __init__(self, barrier, watchdog, local):
+        self.barrier, self.watchdog, self.local, self.agreed = barrier, watchdog, local, None
 
     @property
     def signal(self):
-        """Asked at the same moments by all workers, because they wait for each other here."""
+        """The signal that any worker received, or None. All workers have to ask equally often."""
         if self.agreed is None:
-            self.agreed = self.workers.agree(self.own.signal)
-            if self.agreed is not None:
-                self.workers.watchdog.off.set()  # one may end sooner than another
+            shares = self.barrier.sync([float(self.local.signal == number) for number in SIGNALS])
+            received = [number for number, share in zip(SIGNALS, shares, strict=False) if share > 0]
+            self.agreed = received[0] if received else None
+            if received:
+                self.watchdog.off.set()  # the workers may end at different moments
         return self.agreed

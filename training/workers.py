@@ -1,6 +1,6 @@
-"""The workers of --strategy multiworker: TF_CONFIG, and whether they are alive. Pure Python.
+"""The worker processes of --strategy multiworker: TF_CONFIG, and whether the peers are alive. No TensorFlow.
 
-TF_CONFIG is the environment variable by which TensorFlow's distribution engine learns who takes part:
+TF_CONFIG is TensorFlow's environment variable that names all workers and this one:
 
     {"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}
 """
@@ -16,157 +16,132 @@ from training.cli import UserError, exit_now
 
 EXAMPLE = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
 JOBS = ("chief", "worker")
-START = 30  # seconds that the workers have to come up
-ANSWER = 10  # seconds in which a worker that lives answers
-PAUSE = 1  # seconds between two questions
-FAILURES = 3  # in a row, and a worker is gone
-NOTICED = 10  # seconds in which the end of a process is noticed
-HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"  # how gRPC begins, with empty settings
-SETTINGS = 4  # the type of frame that is its answer
+STARTUP_TIMEOUT = 30  # seconds for all workers to start
+PING_TIMEOUT = 10  # seconds
+PING_INTERVAL = 1  # seconds
+MAX_MISSED_PINGS = 3  # in a row
+EXIT_GRACE = 10  # seconds in which the watchdog notices that a peer ended
+HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"  # opens a gRPC connection
+HTTP2_FRAME_SIZE = 9  # bytes; a gRPC server answers with a settings frame
 
 
 class Task(NamedTuple):
     """This process's place among the workers."""
 
-    cluster: dict  # job to addresses, as TF_CONFIG has it
+    cluster: dict  # job to addresses
     job: str
     index: int
-
-    @property
-    def workers(self):
-        """(name, address) of every worker, the chief first."""
-        return [(f"{job} {i}", address) for job in JOBS for i, address in enumerate(self.cluster.get(job, []))]
 
     @property
     def name(self):
         return f"{self.job} {self.index}"
 
     @property
-    def chief(self):
-        return self.name == self.workers[0][0]
+    def workers(self):
+        """Name to "host:port" of every worker, the chief first."""
+        addresses = {job: self.cluster.get(job, []) for job in JOBS}
+        return {f"{job} {index}": address for job in JOBS for index, address in enumerate(addresses[job])}
 
     @property
-    def others(self):
-        return [worker for worker in self.workers if worker[0] != self.name]
+    def peers(self):
+        """The other workers, name to "host:port"."""
+        return {name: address for name, address in self.workers.items() if name != self.name}
+
+    @property
+    def is_chief(self):
+        return self.name == next(iter(self.workers))
 
 
-def read(text=None):
-    """TF_CONFIG as a Task.
+def read_tf_config():
+    """Returns the Task that the environment variable TF_CONFIG describes.
 
     Raises:
-      UserError: it is missing, or is not what TensorFlow takes.
+      UserError: it is missing or malformed.
     """
-    text = os.environ.get("TF_CONFIG") if text is None else text
+    text = os.environ.get("TF_CONFIG")
     if not text:
-        raise UserError(
-            f"--strategy multiworker needs the environment variable TF_CONFIG, such as TF_CONFIG='{EXAMPLE}'", 2
-        )
+        raise UserError(f"--strategy multiworker needs the environment variable TF_CONFIG, such as '{EXAMPLE}'", 2)
     try:
         config = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise _malformed(f"it is not JSON: {error}") from None
-    cluster, task = (config.get(key) if isinstance(config, dict) else None for key in ("cluster", "task"))
-    if not isinstance(cluster, dict) or not cluster or not isinstance(task, dict):
-        raise _malformed("it has no cluster, or no task")
-    for job, addresses in cluster.items():
-        if job not in JOBS:
-            raise _malformed(f"a job is {job!r}, and not {' or '.join(JOBS)}")
-        if not isinstance(addresses, list) or not addresses or not all(map(_is_address, addresses)):
-            raise _malformed(f"the addresses of {job} are not a list of host:port")
-    if len(cluster.get("chief", [0])) != 1:
-        raise _malformed("it has several chiefs")
-    found = Task(cluster, task.get("type"), task.get("index"))
-    every = [address for _, address in found.workers]
-    if len(set(every)) < len(every):
-        raise _malformed("an address is there twice")
-    if type(found.index) is not int or found.name not in dict(found.workers):
-        raise _malformed(f"its task {json.dumps(task)} is none of the cluster's: {', '.join(dict(found.workers))}")
-    return found
+        task = Task(config["cluster"], config["task"]["type"], config["task"]["index"])
+        addresses = list(task.workers.values())
+        if set(task.cluster) - set(JOBS) or not all(isinstance(hosts, list) for hosts in task.cluster.values()):
+            raise ValueError(f"the cluster maps {' and '.join(JOBS)} to lists of host:port")
+        if not all(map(_is_address, addresses)):
+            raise ValueError("an address is not host:port")
+        if len(task.cluster.get("chief", [])) > 1 or len(set(addresses)) < len(addresses):
+            raise ValueError("there are two chiefs or an address appears twice")
+        if type(task.index) is not int or task.name not in task.workers:
+            raise ValueError(f"the task is not one of {', '.join(task.workers)}")
+    except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
+        raise UserError(f"TF_CONFIG is malformed ({error!r}): it has to look like '{EXAMPLE}'", 2) from None
+    return task
 
 
 def _is_address(address):
-    host, _, port = address.rpartition(":") if isinstance(address, str) else ("", "", "")
+    host, _, port = address.rpartition(":")
     return bool(host) and port.isdecimal() and 0 < int(port) < 2**16
 
 
-def _malformed(reason):
-    return UserError(f"TF_CONFIG is malformed ({reason}); it has to be like TF_CONFIG='{EXAMPLE}'", 2)
+def bypass_proxy(task):
+    """Makes gRPC connect to the workers directly: it uses http_proxy even for addresses of this machine."""
+    hosts = [address.rpartition(":")[0].strip("[]") for address in task.workers.values()]
+    os.environ["no_grpc_proxy"] = ",".join(hosts)  # noqa: SIM112 - gRPC reads this name
 
 
-def go_past_proxies(task):
-    """Has gRPC ask no proxy for the other workers: it obeys http_proxy even for addresses of this machine."""
-    hosts = [address.rpartition(":")[0].strip("[]") for _, address in task.workers]
-    os.environ["no_grpc_proxy"] = ",".join(hosts)  # noqa: SIM112 - gRPC reads it by this name
-
-
-def answers(address, seconds=ANSWER):
-    """Whether a gRPC server answers at "host:port"; a process that is stopped or hangs does not."""
+def ping(address, timeout=PING_TIMEOUT):
+    """Returns whether a gRPC server answers at "host:port"; a stopped process accepts connections but is silent."""
     host, _, port = address.rpartition(":")
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=seconds) as connection:
-            connection.settimeout(seconds)
-            connection.sendall(HELLO)
-            frame = b""
-            while len(frame) < 9 and (more := connection.recv(9 - len(frame))):
-                frame += more
-            return len(frame) == 9 and frame[3] == SETTINGS
-    except (OSError, ValueError):  # the latter where no name server can know such a name
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=timeout) as connection:
+            connection.sendall(HTTP2_PREFACE)
+            return len(connection.recv(HTTP2_FRAME_SIZE)) > 0
+    except (OSError, ValueError):  # ValueError: not a valid host name
         return False
 
 
-def wait_for(workers, seconds=START):
-    """Waits until every one of `workers`, (name, address), answers.
+def wait_for(peers, timeout=STARTUP_TIMEOUT):
+    """Waits until every peer, name to "host:port", answers.
 
     Raises:
-      UserError: names the first one that does not in so many seconds.
+      UserError: names a peer that does not answer in time.
     """
-    until = time.monotonic() + seconds
-    for name, address in workers:
-        say_at = time.monotonic() + ANSWER
-        while not answers(address, seconds=min(ANSWER, max(PAUSE, until - time.monotonic()))):
-            if time.monotonic() > say_at:
-                print(f"waiting for {name} at {address}, {seconds} seconds in all", flush=True)
-                say_at = until + ANSWER
-            if time.monotonic() > until:
+    deadline = time.monotonic() + timeout
+    for name, address in peers.items():
+        while not ping(address, timeout=PING_INTERVAL):
+            if time.monotonic() > deadline:
                 raise UserError(
-                    f"{name} of TF_CONFIG cannot be reached at {address} within {seconds} seconds: start it there, "
-                    "let the firewall pass that port, or mend TF_CONFIG on every worker"
+                    f"{name} of TF_CONFIG cannot be reached at {address} within {timeout} seconds: start it, open "
+                    "the port in the firewall, or correct TF_CONFIG"
                 )
-            time.sleep(PAUSE)
+            time.sleep(PING_INTERVAL)
 
 
 class Watchdog:
-    """A thread that asks the other workers every second whether they live, and ends this process when one does not.
+    """Threads that ping the peers and end this process if one is lost.
 
-    The main thread cannot: it waits in session.run for numbers of the worker that is gone, for ever in some cases.
-    What is on the disk is whole whenever a process ends.
-
-    `begun` is to be set once the run has begun, of which the sentence then says how to go on with it.
+    The main thread cannot do it: it may wait in session.run forever for a lost peer. Files on the disk are complete
+    whenever a process ends. Set `off` before a regular end, and `training_started` when the run can be resumed.
 
     Args:
-      workers: (name, address) of the others.
-      resume_command: for the sentence.
+      peers: name to "host:port".
+      resume_command: shell command for the sentence.
     """
 
-    def __init__(self, workers, resume_command):
-        self.workers, self.resume_command, self.begun = workers, resume_command, False
-        self.off = threading.Event()
-        for worker in workers:
-            threading.Thread(target=self._watch, args=worker, daemon=True).start()
+    def __init__(self, peers, resume_command):
+        self.resume_command, self.training_started, self.off = resume_command, False, threading.Event()
+        for peer in peers.items():
+            threading.Thread(target=self._watch, args=peer, daemon=True).start()
 
     def _watch(self, name, address):
-        failures = 0
-        while not self.off.wait(PAUSE):
-            failures = 0 if answers(address) else failures + 1
-            if failures == FAILURES and not self.off.is_set():
-                self.end(f"{name} at {address} is gone")
-
-    def end(self, reason):
-        """Ends the process with one sentence."""
-        self.off.set()
-        exit_now(self.sentence(reason), 1)
+        missed = 0
+        while not self.off.wait(PING_INTERVAL):
+            missed = 0 if ping(address) else missed + 1
+            if missed == MAX_MISSED_PINGS and not self.off.is_set():
+                exit_now(self.sentence(f"{name} at {address} is gone"), 1)
 
     def sentence(self, reason):
-        if self.begun:
-            return f"{reason}; continue on every worker, of the same or another number, with: {self.resume_command}"
-        return f"{reason}, before the training began: start all workers again"
+        """Returns the error message for a lost peer."""
+        if self.training_started:
+            return f"{reason}; continue on every worker (any number of them) with: {self.resume_command}"
+        return f"{reason} before the training started: start all workers again"
