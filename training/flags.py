@@ -29,7 +29,6 @@ RESUMABLE_FLAGS = {  # may change when a run is resumed; all others determined t
     "checkpoint_every",
 }
 NEW_RUN_FILES = {".lock"}  # left behind by a start that was killed early
-MAX_DECAY_LENGTH = 40  # characters; a decay is part of names
 MAX_DECAY = 1 - 2**-25  # a larger one is 1 in float32
 MAX_STD = 0.28  # of a power-function average; larger ones have no exponent
 
@@ -106,7 +105,7 @@ def moment_decay(text):
 def decay(text):
     """Checks a decay and returns its text, which names variables and classifiers."""
     moment_decay(text)
-    if len(text) > MAX_DECAY_LENGTH or not re.fullmatch(r"[0-9]*\.?[0-9]*([eE]-?[0-9]+)?", text):
+    if not re.fullmatch(r"[0-9]*\.?[0-9]{0,40}([eE]-?[0-9]+)?", text):  # it is part of file names
         raise argparse.ArgumentTypeError(f"{text!r} is not a plain number such as 0.998")
     return text
 
@@ -262,8 +261,6 @@ def _resume(parser, argv, typed_replicas):
     if flags.strategy != saved.strategy:  # the saved number of replicas belongs to the saved strategy
         flags.replicas = typed_replicas
     check_unchanged(flags, saved)
-    if flags.data_dir and flags.data_dir == saved.data_dir and not os.path.isdir(flags.data_dir):
-        raise UserError(f"{flags.data_dir}, the data directory of {run_dir}, does not exist: pass --data_dir")
     return flags
 
 

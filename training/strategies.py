@@ -63,18 +63,14 @@ def _local_devices(flags, chosen, task):
     return [f"{chosen.kind.upper()}:{index}" for index in range(count)]
 
 
-def _describe(chosen, replicas):
-    return chosen._replace(description=f"{replicas}: {chosen.description}")
-
-
 class SingleDevice:
     """One replica in this process; the base class of the other strategies."""
 
     num_replicas = 1
     chief = True
 
-    def __init__(self, chosen):
-        self.device = chosen
+    def __init__(self, chosen, prefix=""):
+        self.device = chosen._replace(description=f"{prefix}{chosen.description}")
 
     def scope(self):
         """Returns the context manager in which the graph is built."""
@@ -93,7 +89,7 @@ class Mirrored(SingleDevice):
     """One replica on each of several devices of this process."""
 
     def __init__(self, chosen, devices):
-        super().__init__(_describe(chosen, f"{len(devices)} replicas on {', '.join(devices)}"))
+        super().__init__(chosen, f"{len(devices)} replicas on {', '.join(devices)}: ")
         self.devices, self.num_replicas = devices, len(devices)
 
     @contextlib.contextmanager
@@ -118,7 +114,7 @@ class MultiWorker(SingleDevice):
         chosen = chosen._replace(has_bfloat16=chosen.has_bfloat16 and chosen.kind == "gpu")
         self.num_replicas = len(devices) * len(task.workers)
         addresses = ", ".join(task.workers.values())
-        super().__init__(_describe(chosen, f"{self.num_replicas} replicas on {', '.join(devices)} of {addresses}"))
+        super().__init__(chosen, f"{self.num_replicas} replicas on {', '.join(devices)} of {addresses}: ")
         self.chief = task.is_chief
         workers.bypass_proxy(task)
         self.strategy = tf.distribute.experimental.MultiWorkerMirroredStrategy()
@@ -153,7 +149,8 @@ class MultiWorker(SingleDevice):
                 yield session
             except PEER_LOST_ERRORS as error:
                 time.sleep(workers.EXIT_GRACE)  # the watchdog ends this process meanwhile if it knows who is gone
-                raise UserError(self.watchdog.sentence(f"the workers lost each other ({_reason(error)})")) from None
+                reason = error.message.splitlines()[0]
+                raise UserError(self.watchdog.sentence(f"the workers lost each other ({reason})")) from None
             finally:
                 self.watchdog.off.set()  # the workers may end at different moments
             with contextlib.suppress(tf.errors.OpError):  # a worker that ended a moment sooner is not lost
@@ -161,13 +158,6 @@ class MultiWorker(SingleDevice):
 
     def share_stop(self, stop):
         return SharedStop(self.barrier, self.watchdog, stop)
-
-
-def _reason(error):
-    """Returns the line of a distributed error that says what happened; a stack trace precedes it."""
-    lines = [line for line in error.message.splitlines() if line.strip()]
-    remote = [index for index, line in enumerate(lines) if line.startswith("From /job:")]
-    return lines[min(remote[-1] + 1, len(lines) - 1)] if remote else lines[0]
 
 
 class Barrier:
@@ -195,8 +185,7 @@ class SharedStop:
         """The signal that any worker received, or None. All workers have to ask equally often."""
         if self.agreed is None:
             shares = self.barrier.sync([float(self.local.signal == number) for number in SIGNALS])
-            received = [number for number, share in zip(SIGNALS, shares, strict=False) if share > 0]
-            self.agreed = received[0] if received else None
-            if received:
+            self.agreed = next((number for number, share in zip(SIGNALS, shares, strict=False) if share > 0), None)
+            if self.agreed:
                 self.watchdog.off.set()  # the workers may end at different moments
         return self.agreed

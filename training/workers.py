@@ -1,9 +1,4 @@
-"""The worker processes of --strategy multiworker: TF_CONFIG, and whether the peers are alive. No TensorFlow.
-
-TF_CONFIG is TensorFlow's environment variable that names all workers and this one:
-
-    {"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}
-"""
+"""The worker processes of --strategy multiworker: TensorFlow's TF_CONFIG, and whether peers live. No TensorFlow."""
 
 import json
 import os
@@ -22,7 +17,6 @@ PING_INTERVAL = 1  # seconds
 MAX_MISSED_PINGS = 3  # in a row
 EXIT_GRACE = 10  # seconds in which the watchdog notices that a peer ended
 HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"  # opens a gRPC connection
-HTTP2_FRAME_SIZE = 9  # bytes; a gRPC server answers with a settings frame
 
 
 class Task(NamedTuple):
@@ -95,7 +89,7 @@ def ping(address, timeout=PING_TIMEOUT):
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=timeout) as connection:
             connection.sendall(HTTP2_PREFACE)
-            return len(connection.recv(HTTP2_FRAME_SIZE)) > 0
+            return len(connection.recv(1)) > 0
     except (OSError, ValueError):  # ValueError: not a valid host name
         return False
 
@@ -120,12 +114,8 @@ def wait_for(peers, timeout=STARTUP_TIMEOUT):
 class Watchdog:
     """Threads that ping the peers and end this process if one is lost.
 
-    The main thread cannot do it: it may wait in session.run forever for a lost peer. Files on the disk are complete
-    whenever a process ends. Set `off` before a regular end, and `training_started` when the run can be resumed.
-
-    Args:
-      peers: name to "host:port".
-      resume_command: shell command for the sentence.
+    The main thread may wait in session.run forever for a lost peer. Set `off` before a regular end, and
+    `training_started` when the run can be resumed (with the shell command `resume_command`).
     """
 
     def __init__(self, peers, resume_command):
