@@ -43,6 +43,7 @@ def run_cli(name, parse, loads="TensorFlow"):
     The import takes seconds, so --help and usage errors are answered before it.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ["MPLBACKEND"] = "agg"  # a notebook sets another one, which fails outside it; Keras imports matplotlib
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)  # a path may not fit the locale's encoding
     for number in handled_signals():
