@@ -5,6 +5,7 @@ functions of (seed, epoch) and (seed, step), so a resumed run sees exactly the b
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -14,8 +15,8 @@ import tensorflow.compat.v1 as tf
 from training import cifar10, replicas, synthetic
 from training.cli import UserError
 
-IMAGE_SHAPE = cifar10.IMAGE_SHAPE
-CLASSES = cifar10.CLASSES
+IMAGE_SHAPE = cifar10.IMAGE_SHAPE  # temporary aliases
+CLASSES = cifar10.CLASS_NAMES
 MAX_SHIFT = 4  # pixels, in each direction
 RECOMPUTED_IMAGES = 5000  # the first of training; statistics over more of them move no accuracy by more than noise
 EVAL_BATCH_SIZE = 500  # images, outside of training: fits every machine
@@ -23,7 +24,7 @@ DEVICE_ARRAYS = "resident_arrays"  # graph collection of (placeholder, array)
 
 
 class Split(NamedTuple):
-    """images [N, 32, 32, 3] uint8, labels [N] int64 in [0, 10)."""
+    """images [N, H, W, C] uint8, labels [N] int64."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -33,6 +34,7 @@ class Dataset(NamedTuple):
     train: Split
     test: Split
     source: str  # for the log: what and from where
+    class_names: tuple  # of str; its length is the number of classes
     validation: Split | None = None  # held out of `train`, where that was asked for
 
     @property
@@ -46,18 +48,35 @@ class Dataset(NamedTuple):
         return {"test": self.test} | ({"validation": self.validation} if self.validation else {})
 
 
-def class_names(name):
-    """The ten classes of "cifar10", or those of "synthetic", which are nothing that has a name."""
-    return list(CLASSES) if name == "cifar10" else [f"class {number}" for number in range(len(CLASSES))]
+class DatasetSource(NamedTuple):
+    """A data set that --dataset can name.
+
+    load(data_dir, sizes, download) returns ({"train" and "test": (images, labels)}, the source for the log); `sizes`
+    maps each split to the number of leading images needed or None, and `download=False` refuses missing data.
+    """
+
+    load: Callable
+    class_names: tuple  # of str, by label
+    image_shape: tuple  # (height, width, channels)
 
 
-def load(name, data_dir=None, train_size=None, test_size=None):
-    """Loads "cifar10" or "synthetic", the first `train_size` and `test_size` images of it.
+DATASETS = {  # the names also stand in training.labels.DATASETS
+    "cifar10": DatasetSource(cifar10.load, cifar10.CLASS_NAMES, cifar10.IMAGE_SHAPE),
+    "synthetic": DatasetSource(synthetic.load, synthetic.CLASS_NAMES, synthetic.IMAGE_SHAPE),
+}
+
+
+def class_names(name):  # a temporary alias
+    return list(DATASETS[name].class_names)
+
+
+def load(name, data_dir=None, train_size=None, test_size=None, download=True):
+    """Loads the first `train_size` and `test_size` images of a data set in `DATASETS`.
 
     Raises:
       UserError: the data is missing, damaged, cannot be downloaded, or has fewer images than asked for.
     """
-    dataset = _load_subset(name, data_dir, train_size, test_size)
+    dataset = _load_subset(name, data_dir, train_size, test_size, download)
     for split, size in (("train", train_size), ("test", test_size)):
         available = len(getattr(dataset, split).labels)
         if size and size > available:
@@ -65,16 +84,13 @@ def load(name, data_dir=None, train_size=None, test_size=None):
     return dataset
 
 
-def _load_subset(name, data_dir, train_size, test_size):
+def _load_subset(name, data_dir, train_size, test_size, download=True):
     """As `load`, but with fewer images where there are not so many."""
     sizes = {"train": train_size, "test": test_size}
-    if name == "synthetic":
-        splits, source = synthetic.load(sizes), "synthetic"
-    else:
-        splits, folder = cifar10.load(data_dir, sizes)
-        source = f"CIFAR-10 from {folder}"
+    splits, source = DATASETS[name].load(data_dir, sizes, download)
     train, test = (Split(*(array[: sizes[split]] for array in splits[split])) for split in ("train", "test"))
-    return Dataset(train, test, f"{source}, {len(train.labels)} training and {len(test.labels)} test images")
+    source = f"{source}, {len(train.labels)} training and {len(test.labels)} test images"
+    return Dataset(train, test, source, DATASETS[name].class_names)
 
 
 def load_for_training(flags):
@@ -86,7 +102,7 @@ def load_for_training(flags):
     dataset = hold_out(load(flags.dataset, flags.data_dir, flags.train_size, flags.test_size), flags.validation_size)
     if not flags.label_noise:
         return dataset
-    noisy = replace_labels(dataset.train.labels, flags.label_noise, flags.seed)
+    noisy = replace_labels(dataset.train.labels, flags.label_noise, flags.seed, len(dataset.class_names))
     source = f"{dataset.source}; {100 * flags.label_noise:g}% of the training labels are wrong"
     return dataset._replace(train=dataset.train._replace(labels=noisy), source=source)
 
@@ -115,8 +131,8 @@ def hold_out(dataset, size):
     return dataset._replace(train=train, validation=validation, source=source)
 
 
-def replace_labels(labels, share, seed):
-    """Symmetric label noise: round(share N) labels, each replaced by one of the nine others, all equally likely.
+def replace_labels(labels, share, seed, num_classes):
+    """Symmetric label noise: round(share N) labels, each replaced by another class, all equally likely.
 
     Args:
       labels: [N] int64.
@@ -129,7 +145,7 @@ def replace_labels(labels, share, seed):
     """
     random = np.random.default_rng([seed, 11])
     which = random.permutation(len(labels))
-    others = (labels + random.integers(1, len(CLASSES), len(labels))) % len(CLASSES)
+    others = (labels + random.integers(1, num_classes, len(labels))) % num_classes
     noisy = labels.copy()
     chosen = which[: round(share * len(labels))]
     noisy[chosen] = others[chosen]
@@ -189,7 +205,7 @@ class Batches:
           replica, replicas: Python ints; replica number `replica` of so many, a divisor of B.
 
         Returns:
-          Images [B / replicas, 32, 32, 3] float32, labels [B / replicas] int64, dropout's seed [2] int32.
+          Images [B / replicas, H, W, C] float32, labels [B / replicas] int64, dropout's seed [2] int32.
         """
         first, size = step % self.epoch_steps * self.batch_size, self.batch_size // replicas
         if replicas > 1:
@@ -253,8 +269,8 @@ def map_images(function, images, batch_size):
     """`function` over all images in batches, as one loop on the device; nothing is dropped.
 
     Args:
-      function: [B, 32, 32, 3] float32 in [-1, 1] to [B, K] float32.
-      images: variable or tensor [N, 32, 32, 3] uint8.
+      function: [B, H, W, C] float32 in [-1, 1] to [B, K] float32.
+      images: variable or tensor [N, H, W, C] uint8.
       batch_size: B, or less where there are fewer images.
 
     Returns:
@@ -283,10 +299,10 @@ def first_images(images, batch_size):
     """The first RECOMPUTED_IMAGES in batches of nearly `batch_size`, all of one size; fewer than one may be left over.
 
     Args:
-      images: variable or tensor [N, 32, 32, 3] uint8.
+      images: variable or tensor [N, H, W, C] uint8.
 
     Returns:
-      (function from the index of a batch, int64 scalar, to images [B, 32, 32, 3] float32 in [-1, 1]; their number).
+      (function from the index of a batch, int64 scalar, to images [B, H, W, C] float32 in [-1, 1]; their number).
     """
     size = min(RECOMPUTED_IMAGES, images.shape[0])
     batches = math.ceil(size / batch_size)
@@ -294,6 +310,6 @@ def first_images(images, batch_size):
 
     def batch(index):
         chosen = images[index * batch_size : (index + 1) * batch_size]
-        return to_float(tf.ensure_shape(chosen, [batch_size, *IMAGE_SHAPE]))
+        return to_float(tf.ensure_shape(chosen, [batch_size, *images.shape[1:]]))
 
     return batch, batches

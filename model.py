@@ -10,7 +10,6 @@ Variables are float32 always; `dtype` is the precision that the convolutions com
 import tensorflow as tf2
 import tensorflow.compat.v1 as tf
 
-CLASSES = 10
 BLOCKS = (("conv1", 96), ("conv2", 192), ("conv3", 192))  # three 3x3 convolutions each
 BATCH_NORM_MOMENTUM = 0.99
 BATCH_NORM_EPSILON = 1e-3
@@ -173,6 +172,7 @@ def classifier(
     seed=None,
     dtype=tf.float32,
     momentum=BATCH_NORM_MOMENTUM,
+    num_classes=10,
 ):
     """The guide's nine-convolution network; its first six arguments alone do what the guide's did.
 
@@ -188,9 +188,10 @@ def classifier(
       seed: of dropout: None, or int32 [2] (see `dropout`).
       dtype: precision of the convolutions, tf.float32 or tf.bfloat16.
       momentum: of the moving averages of batch norm.
+      num_classes: K, the number of classes.
 
     Returns:
-      Logits [N, 10] float32.
+      Logits [N, K] float32.
 
     Raises:
       TypeError: phase is no Python bool. Build one network for each phase over shared variables.
@@ -213,7 +214,7 @@ def classifier(
                 x = dropout(x, phase, dropout_rate, None if seed is None else layer_seed(seed, block))
         x = avg_pool(x)
         with tf.variable_scope("dense"):
-            x = dense(x, CLASSES, "dense")
+            x = dense(x, num_classes, "dense")
             return batch_norm(x, phase, internal_update, momentum)
 
 

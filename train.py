@@ -61,7 +61,8 @@ def build(settings, dataset):
     tf.set_random_seed(settings.seed)
 
     # 1. The classifier. The first call creates the variables.
-    network = partial(classifier, width=settings.width, dropout_rate=settings.dropout, dtype=settings.precision)
+    keywords = {"width": settings.width, "dropout_rate": settings.dropout, "dtype": settings.precision}
+    network = partial(classifier, num_classes=len(dataset.class_names), **keywords)
     network(tf.zeros([1, *dataset.image_shape]), phase=False)
     var_class = tf.get_collection("trainable_variables", "class")
     batch_stats = [variable for variable in tf.global_variables("class") if not variable.trainable]

@@ -11,22 +11,23 @@ import tensorflow.compat.v1 as tf
 from training.cli import UserError, is_out_of_memory, script
 
 IMAGE_SHAPE = (32, 32, 3)
-CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 ARCHIVE = "cifar-10-binary.tar.gz"
 ARCHIVE_URL = f"https://www.cs.toronto.edu/~kriz/{ARCHIVE}"
 CONNECT_SECONDS = 20
 DECODED_AHEAD = 64  # images
 
 
-def load(data_dir=None, sizes=None):
+def load(data_dir=None, sizes=None, download=True):
     """Loads CIFAR-10 from a TFDS directory; downloads and prepares it there if necessary.
 
     Args:
       data_dir: None for TFDS's default (TFDS_DATA_DIR or ~/tensorflow_datasets).
       sizes: split to the number of leading images needed; more may be returned.
+      download: False to refuse missing data instead.
 
     Returns:
-      ({"train" and "test": (images [N, 32, 32, 3] uint8, labels [N] int64)}, the directory it was read from).
+      ({"train" and "test": (images [N, 32, 32, 3] uint8, labels [N] int64)}, their source, for the log).
 
     Raises:
       UserError: the data is missing, damaged, or cannot be downloaded.
@@ -41,6 +42,8 @@ def load(data_dir=None, sizes=None):
         raise UserError(
             f"{root} does not exist: create it (mkdir -p {shlex.quote(str(root))}) to download CIFAR-10 there"
         )
+    if not folder.exists() and not download:
+        raise UserError(f"CIFAR-10 is not in {folder}: pass the directory that contains cifar10/ with --data_dir")
     if not folder.exists():
         _prepare(root)
     try:
@@ -53,7 +56,7 @@ def load(data_dir=None, sizes=None):
             raise
         delete = f"delete it (rm -r {shlex.quote(str(folder))}) and it will be prepared again"
         raise UserError(f"{folder} is corrupt ({first_line(error)}): {delete}") from None
-    return splits, folder
+    return splits, f"CIFAR-10 from {folder}"
 
 
 def location(data_dir=None):

@@ -19,7 +19,7 @@ def split(size, seed):
 
 def dataset():
     """What a SteppedRun is trained and tested on."""
-    return data.Dataset(split(64, seed=5), split(30, seed=6), "drawn")
+    return data.Dataset(split(64, seed=5), split(30, seed=6), "drawn", synthetic.CLASS_NAMES)
 
 
 def resolved(*argv):
