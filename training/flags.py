@@ -308,25 +308,25 @@ def load_config(run_dir):
         raise _corrupt(run_dir, error) from None
 
 
-def load_precision(run_dir):
+def load_precision(run_dir, config=None):
     """Returns the precision that a run was started with; --precision auto could choose another one elsewhere.
 
     Raises:
       UserError: see `load_config`.
     """
-    precision = load_config(run_dir).get("precision")
+    precision = (config or load_config(run_dir)).get("precision")
     if precision not in ("float32", "bfloat16"):
         raise _corrupt(run_dir, f"its precision is {precision!r}")
     return precision
 
 
-def load_flags(run_dir):
+def load_flags(run_dir, config=None):
     """Returns the flags of a run, checked as if typed.
 
     Raises:
       UserError: see `load_config`.
     """
-    saved = load_config(run_dir)["flags"]
+    saved = (config or load_config(run_dir))["flags"]
     parser = build_parser()
 
     def error(message):
