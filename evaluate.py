@@ -1,7 +1,7 @@
-"""What a trained run is worth: every classifier compared, other averages made afterwards, one exported, images named.
+"""Commands for one finished run.
 
-python evaluate.py table --run_dir runs/20260101-120000      # accuracy with intervals, calibration, exact tests
-python evaluate.py posthoc --run_dir runs/20260101-120000    # test accuracy against the width of the average
+python evaluate.py table --run_dir runs/20260101-120000      # every classifier, with intervals and exact tests
+python evaluate.py posthoc --run_dir runs/20260101-120000    # averages of other lengths, made from snapshots
 python evaluate.py export --run_dir runs/20260101-120000 --output model    # a SavedModel of the EMA classifier
 python evaluate.py predict --run_dir runs/20260101-120000 cat.jpg photos   # raw and EMA side by side
 """
@@ -10,8 +10,7 @@ if __name__ == "__main__":
     import sys
     from os.path import dirname, realpath
 
-    sys.path.insert(0, dirname(realpath(__file__)))  # which PYTHONSAFEPATH keeps out
-
+    sys.path.insert(0, dirname(realpath(__file__)))  # PYTHONSAFEPATH=1 leaves it out
     from analysis import flags
     from training import cli
 
@@ -19,11 +18,10 @@ if __name__ == "__main__":
 
 import tensorflow.compat.v1 as tf
 
-from analysis import export, posthoc, predict, table
+from analysis import evaluation_table, export, posthoc, predict
 
 tf.disable_eager_execution()
-
-COMMANDS = {"table": table.main, "posthoc": posthoc.main, "export": export.main, "predict": predict.main}
+COMMANDS = {"table": evaluation_table.main, "posthoc": posthoc.main, "export": export.main, "predict": predict.main}
 
 
 def main(arguments):

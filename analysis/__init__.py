@@ -1,1 +1,1 @@
-"""What is done with finished runs: tables, other averages, exports, predictions, reports over seeds."""
+"""Commands on finished runs: tables, post-hoc averages, exports, predictions, and reports over seeds."""

@@ -1,38 +1,38 @@
-"""Every classifier of a run on its test set, one row each, as text, JSON or CSV."""
+"""evaluate.py table: one row per classifier of a run, as text, JSON or CSV."""
 
 import csv
 import json
 import sys
 
-from analysis.formatting import Table, as_text
+from analysis.formatting import Table, as_text, print_wrapped
 from analysis.restored_run import RestoredRun
 from analysis.run_files import predictions_of_step
 from analysis.statistics import compare
 from training.cli import display_path, show_status
 from training.labels import STATISTICS, Label
-from training.log import split_gains, wrapped
+from training.log import split_gains
 
-COLUMNS = ["", "test", "interval", "loss", "ece", "fixed", "broken", "p"]  # with "held out" below 80 columns wide
+COLUMNS = ["", "test", "interval", "loss", "ece", "fixed", "broken", "p"]
 EXPLANATION = (
-    "test: accuracy on the test images, with its 95% interval. ece: expected calibration error. fixed, broken: images "
-    "that this classifier alone has right, and its baseline alone; that is the raw weights, of an EMA with recomputed "
-    "statistics those with recomputed ones. p: of McNemar's exact test that fixed and broken are equally likely."
+    "test: accuracy on the test images, with its 95% interval. ece: expected calibration error. fixed / broken: images "
+    "only this classifier / only its baseline gets right. Baseline: the raw weights (with recomputed statistics if the "
+    "EMA has them). p: McNemar's exact test of fixed = broken."
 )
 
 
 def main(args):
-    """Prints one row per classifier, in the format asked for."""
+    """Prints the table in the format of --format."""
     run = RestoredRun(args.run_dir, args.data_dir)
-    print_rows(run, rows_of(run), args.format)
+    print_rows(run, evaluate(run), args.format)
 
 
-def rows_of(run):
-    """A dict for each classifier of a RestoredRun: what `statistics.compare` says, the step, and whether it is chosen.
+def evaluate(run):
+    """Returns one dict per classifier of a RestoredRun: the keys of `statistics.compare`, `step` and `chosen`.
 
-    Where images are held out, also its accuracy on these at the last evaluation, `validation`, None where training did
-    not evaluate it. The test set has no part in the choice, so the test accuracy of the row chosen is an honest one.
+    With validation images there is also `validation`, the accuracy of the last evaluation (None if training did not
+    evaluate the classifier). The choice does not use the test set, so the chosen row's test accuracy is unbiased.
     """
-    labels, saved = predictions_of_step(run.path, run.state["step"])  # what training left is not computed again
+    labels, saved = predictions_of_step(run.path, run.state["step"])
     if labels is None or run.flags.test_size not in (None, len(labels)):
         labels, saved = run.dataset.test.labels, {}
     logits = {}
@@ -40,12 +40,12 @@ def rows_of(run):
         show_status(f"evaluating {label.display_name} ...")
         logits[str(label)] = saved[str(label)] if str(label) in saved else run.test_logits(label)
     show_status("")
+    best, _ = run.choose()
     rows = compare(logits, labels)
-    chosen, _ = run.choose()
     for row in rows:
-        row |= {"step": run.state["step"], "chosen": row["label"] == str(chosen)}
-        if "validation" in run.last:
-            row["validation"] = run.last["validation"].get(row["label"])
+        row |= {"step": run.state["step"], "chosen": row["label"] == str(best)}
+        if "validation" in run.last_row:
+            row["validation"] = run.last_row["validation"].get(row["label"])
     return rows
 
 
@@ -57,39 +57,34 @@ def print_rows(run, rows, style):
         writer.writeheader()
         writer.writerows(rows)
     else:
-        print_wrapped(f"{display_path(run.path)} {run.after()}")
+        print_wrapped(f"{display_path(run.path)} {run.describe_step()}")
         print("", *as_lines(rows), "", sep="\n")
-        note = f"* chosen: {run.choose()[1]}; export and predict use it, or what --decay and --batch_stats name."
-        print_wrapped(note, EXPLANATION, *split_gains({row["label"]: row["accuracy"] for row in rows}))
+        print_wrapped(f"* chosen: {run.choose()[1]}; export and predict use it unless --decay or --batch_stats is set.")
+        print_wrapped(EXPLANATION, *split_gains({row["label"]: row["accuracy"] for row in rows}))
 
 
 def as_lines(rows):
-    """The table for a terminal, by batch statistics."""
-    labels = [Label.parse(row["label"]) for row in rows]
-    cells = [_cells(label, row) for label, row in zip(labels, rows, strict=True)]
-    columns = [*COLUMNS, "held out"] if "validation" in rows[0] else COLUMNS
-    header, *lines = as_text(Table("", columns, cells)).splitlines()
+    """Returns the lines of the table, grouped by batch statistics."""
+    columns = [*COLUMNS, "valid."] if "validation" in rows[0] else COLUMNS  # at most 80 characters wide
+    header, *lines = as_text(Table("", columns, list(map(_cells, rows)))).splitlines()
+    groups = {}
+    for row, line in zip(rows, lines, strict=True):
+        groups.setdefault(Label.parse(row["label"]).statistics, []).append(line)
     grouped = [header]
-    for policy in dict.fromkeys(label.statistics for label in labels):
-        grouped += [f"{STATISTICS[policy]} statistics"]
-        grouped += [line for label, line in zip(labels, lines, strict=True) if label.statistics == policy]
+    for policy, members in groups.items():
+        grouped += [f"{STATISTICS[policy]} statistics", *members]
     return grouped
 
 
-def _cells(label, row):
-    """The row of a classifier: accuracies in percent, flips and p-value against its baseline."""
-    cells = [f"{'*' if row['chosen'] else ' '} {label.weights_name}", f"{100 * row['accuracy']:.2f}%"]
+def _cells(row):
+    star = "*" if row["chosen"] else " "
+    cells = [f"{star} {Label.parse(row['label']).weights_name}", f"{100 * row['accuracy']:.2f}%"]
     cells += [f"{100 * row['low']:.2f}-{100 * row['high']:.2f}", f"{row['loss']:.3f}", f"{row['ece']:.3f}"]
     if row["against"]:
-        p = row["p_value"]
-        cells += [f"{row['fixed']}", f"{row['broken']}", f"{p:.2g}" if p >= 0.01 else f"{p:.0e}"]
+        digits = ".2g" if row["p_value"] >= 0.01 else ".0e"
+        cells += [str(row["fixed"]), str(row["broken"]), format(row["p_value"], digits)]
     else:
-        cells += ["-"] * 3
+        cells += ["-", "-", "-"]
     if "validation" in row:
         cells.append("-" if row["validation"] is None else f"{100 * row['validation']:.2f}%")
     return cells
-
-
-def print_wrapped(*paragraphs):
-    """Prints texts in lines of 80 columns; what cannot be broken, such as a path, may be longer."""
-    print(*(wrapped(text, others="  ") for text in paragraphs), sep="\n")

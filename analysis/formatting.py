@@ -1,4 +1,4 @@
-"""Tables, as text and as Markdown, and those that the report shows; each gain is over the fair baseline."""
+"""Tables as text and Markdown, and the tables of the report. Each gain is over the classifier's baseline."""
 
 import textwrap
 from typing import NamedTuple
@@ -11,17 +11,17 @@ from training.labels import Label, baseline_of
 
 class Table(NamedTuple):
     caption: str
-    header: list  # of str; the first column is the name of the row
+    header: list  # of str; the first column names the row
     rows: list  # of lists of str
 
     @property
     def in_words(self):
-        """For each column whether it holds display_name, which stand left, and not numbers."""
-        return [any(letter.isalpha() for cell in column for letter in cell) for column in zip(*self.rows, strict=True)]
+        """Returns for each column whether it contains words; these are left-aligned."""
+        return [any(map(str.isalpha, "".join(column))) for column in zip(*self.rows, strict=True)]
 
 
 def as_text(table):
-    """The table in columns of fixed width, below its caption if it has one."""
+    """Returns the caption, if any, and columns of fixed width."""
     columns = []
     for in_words, *cells in zip(table.in_words, table.header, *table.rows, strict=True):
         width = max(map(len, cells))
@@ -31,95 +31,98 @@ def as_text(table):
 
 
 def as_markdown(table):
-    """The table in Markdown, without its caption."""
+    """Returns the table in Markdown, without its caption."""
     rule = ["---" if in_words else "---:" for in_words in table.in_words]
     return "".join(f"| {' | '.join(line)} |\n" for line in [table.header, rule, *table.rows])
 
 
-def format_number(value, sign="", digits=2):
-    """A number as text; the same whatever the order of the sums that it comes of, on the edge between two as well.
+def print_wrapped(*paragraphs):
+    """Prints paragraphs in lines of 80 columns; longer words, such as paths, stay whole."""
+    for text in paragraphs:
+        print(textwrap.fill(text, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
 
-    What rounds to nothing has no minus.
-    """
+
+def format_number(value, sign="", digits=2):
+    """Formats a number; rounds to 9 digits first so that summation order cannot flip the last digit. Never "-0.00"."""
     return f"{round(round(value, 9), digits) + 0.0:{sign}.{digits}f}"
 
 
 def with_interval(mean, half, sign="", digits=2):
-    """ "1.59 [1.15, 2.04]"; "1.59" where half the interval's width is None."""
-    middle, low, high = (format_number(mean + change, sign, digits) for change in (0, -(half or 0), half or 0))
-    return middle if half is None else f"{middle} [{low}, {high}]"
+    """Returns "1.59 [1.15, 2.04]"; "1.59" if half the interval's width is None."""
+    text = format_number(mean, sign, digits)
+    if half is None:
+        return text
+    return f"{text} [{format_number(mean - half, sign, digits)}, {format_number(mean + half, sign, digits)}]"
 
 
 def over_seeds(values, sign="", digits=2):
-    """The mean of values [S], with its 95% interval or, of seeds too few for one, with each: "1.50 (1.00, 2.00)"."""
+    """Returns the mean of values [S] with its 95% interval, or of two seeds with both: "1.50 (1.00, 2.00)"."""
     text = with_interval(*mean_interval(values), sign, digits)
     if 1 < len(values) < INTERVAL_FROM:
         text += f" ({', '.join(format_number(value, sign, digits) for value in values)})"
     return text
 
 
-def listed(seeds):
-    """In words: how many seeds, and what is shown of them."""
+def describe_seeds(seeds):
+    """Returns the number of seeds in words, and how `over_seeds` shows them."""
     if len(seeds) == 1:
         return f"one seed ({seeds[0]}), so no interval"
-    what = "95% t-interval" if len(seeds) >= INTERVAL_FROM else "each"
-    return f"{len(seeds)} seeds ({', '.join(map(str, seeds))}), mean and {what}"
+    spread = "95% t-interval" if len(seeds) >= INTERVAL_FROM else "each"
+    return f"{len(seeds)} seeds ({', '.join(map(str, seeds))}), mean and {spread}"
 
 
 def display_name(label):
-    """The name of a classifier for people, of the text of its label."""
+    """Returns the name of a classifier for people, from its label text."""
     return Label.parse(label).display_name
 
 
 def accuracy_table(group):
-    """Every classifier at the last epoch, and its gain over its own baseline, paired by seed."""
+    """Returns the table of every classifier at the last epoch, with its gain over its baseline, paired by seed."""
     rows = []
     for label, accuracy in group.final.items():
-        against = baseline_of(label, group.final)
-        gain = over_seeds(100 * (accuracy - group.final[against]), "+") if against else "-"
-        name = display_name(label) + (" *" if label == group.average else "")
-        rows.append([name, over_seeds(100 * accuracy), gain, display_name(against) if against else "-"])
-    caption = f"Test accuracy after epoch {group.epochs[-1]}, {listed(group.seeds)}; * {group.reason}"
+        baseline = baseline_of(label, group.final)
+        star = " *" if label == group.ema_label else ""
+        gain = over_seeds(100 * (accuracy - group.final[baseline]), "+") if baseline else "-"
+        name = display_name(baseline) if baseline else "-"
+        rows.append([f"{display_name(label)}{star}", over_seeds(100 * accuracy), gain, name])
+    caption = f"Test accuracy after epoch {group.epochs[-1]}, {describe_seeds(group.seeds)}; * {group.reason}"
     return Table(caption, ["", "accuracy, %", "gain, points", "over"], rows)
 
 
-def predictions_table(group, found):
-    """Test loss, calibration and churn between seeds, of `groups.predictions_of`; None without predictions.
+def predictions_table(group, predictions):
+    """Returns the table of test loss, calibration and churn between seeds, from run_files.Predictions.
 
-    Averages were found to differ most there (Morales-Brotons et al. 2024).
+    Averages were found to differ most in these (Morales-Brotons et al. 2024).
     """
-    if not found:
-        return None
     rows = []
-    for name, function, scale, digits in (
-        ("test loss, nats", cross_entropy, 1, 4),
-        ("calibration error, %", calibration_error, 100, 2),
-    ):
-        pairs = [[function(logits, one.labels) for logits in (one.baseline, one.ema)] for one in found]
-        values = scale * np.array(pairs)
-        means = (format_number(value, digits=digits) for value in values.mean(0))
-        rows.append([name, *means, over_seeds(values[:, 1] - values[:, 0], "+", digits)])
-    if len(found) > 1:
-        answers = np.array([[one.baseline.argmax(1), one.ema.argmax(1)] for one in found])  # [S, 2, N]
-        means = (format_number(100 * churn(answers[:, which])) for which in range(2))
-        # A difference of two means over pairs is a mean over pairs too.
-        difference, half = pairs_interval(lambda some: 100 * (churn(some[:, 1]) - churn(some[:, 0])), answers)
-        rows.append(["churn between seeds, %", *means, with_interval(difference, half, "+")])
-    seeds = listed([one.run.flags.seed for one in found])
+    measures = [("test loss, nats", cross_entropy, 1, 4), ("calibration error, %", calibration_error, 100, 2)]
+    for name, function, scale, digits in measures:
+        baseline = scale * np.array([function(run.baseline, run.labels) for run in predictions])
+        ema = scale * np.array([function(run.ema, run.labels) for run in predictions])
+        means = [format_number(values.mean(), digits=digits) for values in (baseline, ema)]
+        rows.append([name, *means, over_seeds(ema - baseline, "+", digits)])
+    if len(predictions) > 1:
+        classes = np.array([[run.baseline.argmax(1), run.ema.argmax(1)] for run in predictions])  # [S, 2, N]
+        means = [format_number(100 * churn(classes[:, index])) for index in (0, 1)]
+        # The difference of two means over pairs is a mean over pairs too.
+        interval = pairs_interval(lambda seeds: 100 * (churn(seeds[:, 1]) - churn(seeds[:, 0])), classes)
+        rows.append(["churn between seeds, %", *means, with_interval(*interval, "+")])
+    seeds = describe_seeds([item.run.flags.seed for item in predictions])
     caption = f"Loss, calibration and churn (its interval by jackknife) after epoch {group.epochs[-1]}, {seeds}"
-    return Table(caption, ["", display_name(group.against), display_name(group.average), "difference"], rows)
+    return Table(caption, ["", display_name(group.baseline), display_name(group.ema_label), "difference"], rows)
 
 
 def run_table(group):
-    """One row per run: its numbers, and where they were made."""
+    """Returns the table of runs: their accuracies, device, precision and versions."""
     rows = []
     for index, run in enumerate(group.runs):
-        numbers = [format_number(100 * group.final[label][index]) for label in group.compared]
+        accuracies = [format_number(100 * group.final[label][index]) for label in group.labels]
         gain = format_number(100 * group.gain[index, -1], "+")
+        origin = [str(run.config.get(name) or "unknown") for name in ("precision", "device", "git_commit")]
         versions = ", ".join(f"{name} {version}" for name, version in run.config.get("versions", {}).items())
-        made = (str(run.config.get(name) or "unknown") for name in ("precision", "device", "git_commit"))
-        rows.append([str(run.path), str(run.flags.seed), str(run.rows[-1]["epoch"]), *numbers, gain, *made, versions])
+        epochs = str(run.rows[-1]["epoch"])
+        rows.append([str(run.path), str(run.flags.seed), epochs, *accuracies, gain, *origin, versions])
     caption = f"The runs, their accuracy after epoch {group.epochs[-1]}, and where they were made"
-    compared = (f"{display_name(label)}, %" for label in group.compared)
-    header = ["run", "seed", "epochs", *compared, "gain, points", "precision", "device", "commit", "versions"]
+    labels = [f"{display_name(label)}, %" for label in group.labels]
+    header = ["run", "seed", "epochs", *labels, "gain, points", "precision", "device", "commit", "versions"]
     return Table(caption, header, rows)

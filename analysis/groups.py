@@ -1,4 +1,4 @@
-"""Runs that differ only by seed make one group: what they share, and their accuracies side by side. No TensorFlow."""
+"""Groups of runs that differ only by seed, and their accuracies side by side. Works without TensorFlow."""
 
 import itertools
 from typing import NamedTuple
@@ -7,39 +7,39 @@ import numpy as np
 
 from analysis.run_files import read_predictions
 from training.cli import UserError
-from training.flags import RESUMABLE_FLAGS, build_parser
+from training.flags import build_parser
 from training.labels import baseline_of, choose, primary
 
-# What a resumption may change, and the seed; but for what may be changed and shapes the numbers that come after.
-IGNORED_FLAGS = (RESUMABLE_FLAGS | {"seed"}) - {"epochs", "lr_cooldown", "strategy", "devices"}
+# Flags that do not separate runs; a new flag separates them until it is listed here.
+IGNORED_FLAGS = ("run_dir", "resume", "seed", "data_dir", "device", "xla", "eval_every", "checkpoint_every")
 
 
 class Group(NamedTuple):
-    """Runs that differ only by seed, in its order: S runs, and the E epochs that all of them evaluated."""
+    """Runs that differ only by seed: S runs, sorted by seed, and the E epochs that all of them evaluated."""
 
     title: str
-    shape: dict  # what they share: flag to value, as text
+    config: dict  # flag to value as text, the same in all runs
     runs: list  # of FinishedRun
     epochs: list  # ascending
-    curves: dict  # text of a label to accuracy on the test images [S, E], fractions
-    average: str  # text of the label of the average that tables and figures are about, and `reason`: of `choose`
-    reason: str
-    against: str  # label of its fair baseline
+    curves: dict  # label text to test accuracies [S, E], fractions
+    ema_label: str  # the average in tables and figures
+    reason: str  # why this average, a phrase
+    baseline: str  # label text of the average's baseline
 
     @property
     def final(self):
-        """Label to accuracy at the last epoch [S]."""
+        """Returns {label: accuracies [S]} at the last epoch."""
         return {label: curve[:, -1] for label, curve in self.curves.items()}
 
     @property
     def gain(self):
-        """Of the average over its baseline [S, E]."""
-        return self.curves[self.average] - self.curves[self.against]
+        """Returns the gain of the average over its baseline [S, E]."""
+        return self.curves[self.ema_label] - self.curves[self.baseline]
 
     @property
-    def compared(self):
-        """The labels of the raw weights, the baseline and the average, each once."""
-        return list(dict.fromkeys(["raw", self.against, self.average]))
+    def labels(self):
+        """Returns the labels of the raw weights, the baseline and the average, each once."""
+        return list(dict.fromkeys(["raw", self.baseline, self.ema_label]))
 
     @property
     def seeds(self):
@@ -47,79 +47,84 @@ class Group(NamedTuple):
 
     @property
     def notes(self):
-        """Sentences about what keeps the runs from being alike."""
-        notes = [
-            f"{run.path} stopped at epoch {run.rows[-1]['epoch']} of {run.flags.epochs}: later ones are left out."
-            for run in self.runs
-            if run.rows[-1]["epoch"] < run.flags.epochs
-        ]
-        for key, what in (("device", "devices"), ("versions", "versions"), ("git_commit", "commits")):
+        """Returns sentences about differences between the runs."""
+        notes = []
+        for run in self.runs:
+            epoch, epochs = run.rows[-1]["epoch"], run.flags.epochs
+            if epoch < epochs:
+                notes.append(f"{run.path} stopped at epoch {epoch} of {epochs}: later epochs are left out.")
+        for key, name in (("device", "devices"), ("versions", "versions"), ("git_commit", "commits")):
             if any(run.config.get(key) != self.runs[0].config.get(key) for run in self.runs):
-                notes.append(f"The runs were made with different {what}: see the table of runs.")
+                notes.append(f"The runs were made with different {name}: see the table of runs.")
         return notes
 
 
 def make_groups(runs):
-    """Groups FinishedRuns by everything that shapes their numbers but the seed, in order of appearance.
+    """Groups FinishedRuns by the flags that separate runs, in order of appearance.
 
     Raises:
-      UserError: two runs are the same one, or those of a group share no epoch.
+      UserError: a run is given twice, or the runs of a group share no epoch.
     """
-    shapes = [shape_of(run.flags, run.config.get("precision")) for run in runs]
-    distinct = [shape for index, shape in enumerate(shapes) if shape not in shapes[:index]]
-    members = [[run for run, its in zip(runs, shapes, strict=True) if its == shape] for shape in distinct]
-    return [make_group(title_of(shape, distinct), shape, of) for shape, of in zip(distinct, members, strict=True)]
+    members = {}
+    for run in runs:
+        config = separating_flags(run.flags, run.config.get("precision"))
+        members.setdefault(tuple(config.items()), []).append(run)
+    configs = list(map(dict, members))
+    return [make_group(title_of(dict(key), configs), dict(key), group) for key, group in members.items()]
 
 
-def shape_of(flags, precision):
-    """The flags that shape the numbers, as text; the precision is the one used, not the one asked for."""
-    shape = vars(flags) | {"precision": precision}
-    as_typed = {name: value if isinstance(value, list) else [value] for name, value in shape.items()}
-    return {name: " ".join(map(str, values)) for name, values in as_typed.items() if name not in IGNORED_FLAGS}
+def separating_flags(flags, precision):
+    """Returns {flag: value as text} of the flags that separate runs; `precision` replaces --precision auto."""
+    config = {}
+    for name, value in (vars(flags) | {"precision": precision}).items():
+        if name not in IGNORED_FLAGS:
+            config[name] = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return config
 
 
-def title_of(shape, shapes):
-    """What sets a group apart: from the other groups or, where it is alone, from the defaults; and its precision."""
-    others = shapes if len(shapes) > 1 else [shape_of(build_parser().parse_args([]), "auto")]
-    names = [name for name in shape if name == "precision" or any(other[name] != shape[name] for other in others)]
-    return ", ".join(f"{name} {shape[name]}" for name in names)
+def title_of(config, configs):
+    """Returns the precision and the flags that differ from other groups, or for a single group from the defaults."""
+    others = configs if len(configs) > 1 else [separating_flags(build_parser().parse_args([]), "auto")]
+    names = [name for name in config if name == "precision" or any(other[name] != config[name] for other in others)]
+    return ", ".join(f"{name} {config[name]}" for name in names)
 
 
-def make_group(title, shape, runs):
+def make_group(title, config, runs):
+    """Makes the Group of FinishedRuns with the same config."""
     runs = sorted(runs, key=lambda run: run.flags.seed)
-    for one, other in itertools.pairwise(runs):
-        if one.flags.seed == other.flags.seed:
-            raise UserError(
-                f"{one.path} and {other.path} are one run made twice, with the same flags and seed {one.flags.seed}: "
-                "leave one out, or it counts as two"
-            )
-    by_epoch = [{row["epoch"]: row for row in run.rows} for run in runs]
-    epochs = sorted(set.intersection(*map(set, by_epoch)))
+    for run, next_run in itertools.pairwise(runs):
+        seed = run.flags.seed
+        if next_run.flags.seed == seed:
+            raise UserError(f"{run.path} and {next_run.path} have the same flags and seed {seed}: leave one out")
+    rows = [{row["epoch"]: row for row in run.rows} for run in runs]
+    epochs = sorted(set.intersection(*map(set, rows)))
     if not epochs:
-        names = ", ".join(str(run.path) for run in runs)
-        raise UserError(f"no epoch was evaluated in all of {names}: report them one by one")
-    rows = [[row[epoch] for epoch in epochs] for row in by_epoch]
-    labels = rows[0][0]["classifiers"]
-    curves = {label: np.array([[row["classifiers"][label] for row in run] for run in rows]) for label in labels}
-    average, reason = choose(primary(labels), [run[-1].get("validation", {}) for run in rows])
-    return Group(title, shape, runs, epochs, curves, average, reason, baseline_of(average, labels))
+        paths = ", ".join(str(run.path) for run in runs)
+        raise UserError(f"no epoch was evaluated in all of {paths}: make one report of each")
+    curves = {}
+    for label in runs[0].rows[0]["classifiers"]:
+        curves[label] = np.array([[by_epoch[epoch]["classifiers"][label] for epoch in epochs] for by_epoch in rows])
+    validation = [by_epoch[epochs[-1]].get("validation", {}) for by_epoch in rows]
+    ema_label, reason = choose(primary(curves), validation)
+    return Group(title, config, runs, epochs, curves, ema_label, reason, baseline_of(ema_label, curves))
 
 
 def predictions_of(group):
-    """What the group's average and its baseline answered to the test images, after the last of its epochs.
+    """Reads the predictions of a group's runs after its last epoch.
 
     Returns:
-      (found, missing): Predictions in the order of the runs, and a phrase for each run without.
+      (list of Predictions in the order of the runs, a phrase for each run without usable predictions).
     """
-    found, missing = [], []
+    usable, problems = [], []
     for run in group.runs:
         try:
-            one = read_predictions(run, group.average)
-            if one.epoch != group.epochs[-1]:
-                raise UserError(f"the predictions of {run.path} are of epoch {one.epoch}, not {group.epochs[-1]}")
-            if found and not np.array_equal(one.labels, found[0].labels):
-                raise UserError(f"{run.path} was tested on other images than {found[0].run.path}")
-            found.append(one)
+            predictions = read_predictions(run, group.ema_label)
+            last = run.rows[-1]["epoch"]
+            if last != group.epochs[-1]:
+                raise UserError(f"the predictions of {run.path} are of epoch {last}, not {group.epochs[-1]}")
+            if usable and not np.array_equal(predictions.labels, usable[0].labels):
+                raise UserError(f"{run.path} was tested on other images than {usable[0].run.path}")
+            usable.append(predictions)
         except UserError as error:
-            missing.append(str(error))
-    return found, missing
+            problems.append(str(error))
+    return usable, problems

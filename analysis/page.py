@@ -1,9 +1,8 @@
-"""report.html, of the template page.html: one file with everything in it; its gallery of images needs TensorFlow."""
+"""report.html, rendered from the template page.html: one self-contained file. Its gallery needs TensorFlow."""
 
 import base64
 import functools
 import io
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,13 +12,13 @@ from PIL import Image
 
 from analysis.formatting import Table, display_name
 from analysis.groups import Group
-from training.cli import UserError
+from training.cli import UserError, quiet_stderr
 
-TILES = 24  # of each kind
+TILES = 24  # per kind
 
 
 class Tile(NamedTuple):
-    """One test image [32, 32, 3] uint8, and class names."""
+    """One test image [H, W, C] uint8, its class, and the classes predicted by baseline and average."""
 
     image: np.ndarray
     truth: str
@@ -28,93 +27,97 @@ class Tile(NamedTuple):
 
 
 class Gallery(NamedTuple):
-    sentence: str  # what is format_number, or why nothing is
+    sentence: str  # caption, or why there are no images
     fixed: list  # of Tile: baseline wrong, average right
     broken: list  # of Tile: baseline right, average wrong
 
 
 class Section(NamedTuple):
-    """What the page says of one group."""
+    """One group on the page."""
 
     group: Group
     notes: list  # sentences
     tables: list  # of Table
-    figures: list  # of figures.Drawn
+    figures: list  # of figures.Figure
     gallery: Gallery
     runs: Table
     flags: Table
 
 
-def gallery(group, found, missing, data_dir=None):
-    """The gallery of the group's first run that left predictions.
+def make_gallery(group, predictions, problems, data_dir=None):
+    """Returns the Gallery of the group's first run with predictions.
 
     Args:
-      found, missing: of `groups.predictions_of`.
+      predictions, problems: returned by `groups.predictions_of`.
       data_dir: TFDS directory of the images; None for the run's own.
     """
     try:
-        if not found:
-            raise UserError("; ".join(missing))
-        run, labels = found[0].run, found[0].labels
-        split, names = load_test_split(run.flags.dataset, data_dir or run.flags.data_dir, run.flags.test_size)
-        if not np.array_equal(split.labels, labels):
+        if not predictions:
+            raise UserError("; ".join(problems))
+        run, labels = predictions[0].run, predictions[0].labels
+        test, names = load_test_split(run.flags.dataset, data_dir or run.flags.data_dir, run.flags.test_size)
+        if not np.array_equal(test.labels, labels):
             raise UserError("the predictions were made on other test images than those found")
-    except (UserError, OSError) as error:  # a disk that fails is no reason to have no report
+    except (UserError, OSError) as error:
         return Gallery(f"No gallery of images: {error}.", [], [])
-    baseline, average = found[0].baseline.argmax(1), found[0].ema.argmax(1)
-    fixed, broken = ((baseline != labels) & (average == labels), (baseline == labels) & (average != labels))
+    baseline, average = predictions[0].baseline.argmax(1), predictions[0].ema.argmax(1)
+    fixed = np.flatnonzero((baseline != labels) & (average == labels))
+    broken = np.flatnonzero((baseline == labels) & (average != labels))
+
+    def tile(index):
+        return Tile(test.images[index], names[labels[index]], names[baseline[index]], names[average[index]])
+
     sentence = (
-        f"Of {len(labels):,} test images {run.path} has {fixed.sum():,} right by its average ({display_name(group.average)}) "
-        f"and wrong by its baseline ({display_name(group.against)}), and {broken.sum():,} the other way round. Shown are the "
-        f"first of each in the order of the test set, at most {TILES}."
+        f"{run.path}, {len(labels):,} test images: only the average ({display_name(group.ema_label)}) gets "
+        f"{len(fixed):,} right, only its baseline ({display_name(group.baseline)}) {len(broken):,}. The first {TILES} "
+        "of each are shown."
     )
-
-    def tiles(kind):
-        chosen = np.flatnonzero(kind)[:TILES]
-        return [Tile(split.images[it], *(names[answer[it]] for answer in (labels, baseline, average))) for it in chosen]
-
-    return Gallery(sentence, tiles(fixed), tiles(broken))
+    return Gallery(sentence, list(map(tile, fixed[:TILES])), list(map(tile, broken[:TILES])))
 
 
 @functools.cache
 def load_test_split(dataset, data_dir, test_size):
-    """The test split of `data.load`, which is not asked to download anything, and the names of its classes."""
-    import tensorflow.compat.v1 as tf
+    """Returns the test split of `data.load`, without downloading anything, and its class names."""
+    with quiet_stderr():
+        import tensorflow.compat.v1 as tf
+
+        import data
 
     tf.disable_eager_execution()
-    import data
-    from training import cifar10
-
-    if dataset == "cifar10":
-        _, folder = cifar10.location(data_dir)
-        if not os.path.exists(folder):  # for this user
-            raise UserError(f"no CIFAR-10 is seen in {folder}, name the directory that holds it with --data_dir")
-    return data.load(dataset, data_dir, None, test_size).test, data.class_names(dataset)
+    if not data.is_downloaded(dataset, data_dir):
+        raise UserError(f"{dataset} is not in {data_dir or 'the default TFDS directory'}: pass --data_dir")
+    return data.load(dataset, data_dir, None, test_size).test, data.DATASETS[dataset].class_names
 
 
-def page(sections, compared=(), figures=()):
-    """The page's HTML; compared: of Table, over several groups; figures: of figures.Drawn, of the same.
-
-    Whatever a run or a path may hold is escaped.
-    """
+def render(**content):
+    """Returns the HTML of the page from the variables of the template; text from runs and paths is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
-        undefined=jinja2.StrictUndefined,  # a name that the template misspells is no empty cell
+        undefined=jinja2.StrictUndefined,  # a misspelt name raises instead of leaving an empty cell
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {"data_uri": data_uri, "png": png}
-    return environment.get_template("page.html").render(sections=sections, compared=compared, figures=figures)
+    return environment.get_template("page.html").render(content)
+
+
+def as_json(section):
+    """Returns a group's part of report.json: tables, and accuracies at the last epoch by label and seed."""
+    group = section.group
+    numbers = {"title": group.title, "average": group.ema_label, "against": group.baseline, "epoch": group.epochs[-1]}
+    accuracy = {label: values.tolist() for label, values in group.final.items()}
+    tables = [table._asdict() for table in section.tables]
+    return numbers | {"seeds": group.seeds, "accuracy": accuracy, "notes": section.notes, "tables": tables}
 
 
 def png(image):
-    """PNG bytes of an image [H, W, 3] uint8."""
+    """Returns PNG bytes of an image [H, W, C] uint8."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "png")
     return buffer.getvalue()
 
 
 def data_uri(content, kind):
-    """Bytes as an address that holds them."""
+    """Returns a data: URI of bytes of a MIME type."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"

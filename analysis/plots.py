@@ -1,6 +1,6 @@
-"""The style of all figures, and curves.png of a run.
+"""Style of all figures, and curves.png of a run.
 
-matplotlib is imported when a figure is drawn: a figure that cannot be drawn does not end a run.
+matplotlib is imported when a figure is drawn, so a broken installation does not stop a run.
 """
 
 import io
@@ -12,10 +12,10 @@ from training.files import write_whole
 from training.labels import Label, baseline_of, choose, primary
 from training.log import log
 
-# Okabe & Ito's palette, which colour-blind readers can tell apart too. Line styles tell curves apart as well.
+# Okabe & Ito's palette for colour-blind readers. Line styles tell the curves apart too.
 BLUE, VERMILION, GREEN, PURPLE, YELLOW, BLACK = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#F0E442", "#000000"
 EMA = (VERMILION, "-")  # colour and line style
-RAW = {"raw": (BLUE, "--"), "raw/recomputed": (BLACK, (0, (1, 1.5)))}  # the same, by label
+RAW = {"raw": (BLUE, "--"), "raw/recomputed": (BLACK, (0, (1, 1.5)))}
 SIZE = (5, 4)  # inches; at 400 pixels wide the letters are still 11 pixels high
 STYLE = {
     "font.size": 11,
@@ -31,7 +31,7 @@ STYLE = {
 
 
 def draw_curves(path, rows):
-    """Draws curves.png: test accuracy over epochs of the raw weights, the average chosen and its fair baseline."""
+    """Writes curves.png into a run directory: test accuracy of raw weights, best average and its baseline."""
     epochs, labels = [row["epoch"] for row in rows], rows[-1]["classifiers"]
     average = choose(primary(labels), [rows[-1].get("validation", {})]).label
 
@@ -54,13 +54,13 @@ def draw_curve(axes, epochs, values, colour, style, name):
 
 
 def add_legend(axes):
-    """The axes, and the names of their curves above them, where they strike nothing through."""
+    """Adds the legend above the axes, where it hides no curve; returns the axes."""
     axes.figure.legend(loc="outside upper center")
     return axes
 
 
 def new_axes(x, y, size=SIZE):
-    """The axes of a new figure of `size` inches, with names for x and y; `axes.figure` is the figure."""
+    """Returns the axes of a new figure of `size` inches; x and y are axis labels."""
     from matplotlib.figure import Figure  # without pyplot: no display, no global state
 
     axes = Figure(figsize=size, layout="constrained").subplots()
@@ -69,18 +69,18 @@ def new_axes(x, y, size=SIZE):
 
 
 def render_figure(name, draw, *formats):
-    """A figure in our style over matplotlib's defaults, whatever a matplotlibrc or the environment asks for.
+    """Renders a figure in our style, independent of the user's matplotlibrc.
 
     Args:
-      name: of the figure, for a warning in the log where it cannot be drawn.
+      name: for the warning if the figure cannot be drawn.
       draw: function without arguments that returns the axes.
       formats: "png" or "svg".
 
     Returns:
-      For each of `formats` the bytes of a file; None where it cannot be drawn.
+      A list with the bytes of each format; None, after a warning, if the figure cannot be drawn.
     """
-    os.environ["MPLBACKEND"] = "agg"  # without a screen; of an unknown one the import fails
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it misses a directory for its cache, and needs none
+    os.environ["MPLBACKEND"] = "agg"  # a notebook's backend would fail to import
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns if it cannot write a cache
     files = [io.BytesIO() for _ in formats]
     try:
         import matplotlib
@@ -89,7 +89,7 @@ def render_figure(name, draw, *formats):
             figure = draw().figure
             for file, kind in zip(files, formats, strict=True):
                 figure.savefig(file, format=kind, metadata={"Date": None})
-    except Exception as error:  # fonts, caches, a directory for temporary files: nothing that a run has to end for
+    except Exception as error:  # fonts or caches: not a reason to stop a run
         log.warning(f"{name} could not be drawn: {textwrap.shorten(str(error), 200)}")
         return None
     return [file.getvalue() for file in files]

@@ -1,4 +1,4 @@
-"""A finished run brought back to life: one network whose variables take the values of any of its classifiers."""
+"""Restores a run: one network that can become any of the run's classifiers."""
 
 import functools
 
@@ -17,11 +17,11 @@ from training.settings import labels_of
 
 
 class Network:
-    """What the function `build` builds in a graph of its own, with a session, and variables that take any values."""
+    """A graph built by `build()`, with a session and variables that can be loaded with any values."""
 
     def __init__(self, build):
         with tf.Graph().as_default() as self.graph:
-            tf.set_random_seed(0)  # the values are replaced, but TF_DETERMINISTIC_OPS=1 demands one
+            tf.set_random_seed(0)  # TF_DETERMINISTIC_OPS=1 demands a seed
             self.built = build()
             self.variables = tf.global_variables()
             self.session = device.session()
@@ -29,36 +29,39 @@ class Network:
             self.session.run(initializers, data.device_feeds())
 
     def load(self, values):
-        """Gives variables the arrays in `values`, by variable name, in one session.run."""
-        chosen = [variable for variable in self.variables if variable.op.name in values]
-        feeds = {variable.initializer.inputs[1]: values[variable.op.name] for variable in chosen}
-        self.session.run([variable.initializer for variable in chosen], feeds)
+        """Assigns arrays to variables by name; variables that `values` lacks are unchanged."""
+        variables = [variable for variable in self.variables if variable.op.name in values]
+        feeds = {variable.initializer.inputs[1]: values[variable.op.name] for variable in variables}
+        self.session.run([variable.initializer for variable in variables], feeds)
 
     def values(self):
-        """Variable name to array."""
+        """Returns {variable name: array}."""
         return self.session.run({variable.op.name: variable for variable in self.variables})
 
 
 class RestoredRun:
-    """The newest whole checkpoint of a run, in a graph that is a test classifier and nothing else.
+    """The newest valid checkpoint of a run; data_dir: TFDS directory, if the data has moved.
 
-    `use` makes the network one of the run's classifiers; `logits` and `accuracies` are of what it is now. `data_dir` is
-    the TFDS directory, if the data has moved since.
+    `use` loads one of the run's classifiers; `logits` and `accuracies` apply the classifier loaded last.
 
     Raises:
-      UserError: there is no such run, or it has no whole checkpoint.
+      UserError: not a run, or no valid checkpoint.
     """
 
     def __init__(self, run_dir, data_dir=None):
         self.path = require_single_run(run_dir)
-        self.config, self.flags, self.precision = load_config(run_dir), load_flags(run_dir), load_precision(run_dir)
+        self.config = load_config(run_dir)
+        self.flags, self.precision = load_flags(run_dir, self.config), load_precision(run_dir, self.config)
         self.flags.data_dir = data_dir or self.flags.data_dir
         self.saved, self.state = checkpoints.read(self.path)
-        self.last = (self.state["rows"] or [{}])[-1]  # evaluation, as in metrics.jsonl
-        # Beside those that it was trained with, these need nothing but its checkpoint and its data.
-        policies = dict.fromkeys([*self.flags.ema_batch_stats, "raw", "recomputed"])
-        self.labels = labels_of(self.flags.ema_decay, list(policies))
-        self.classifier = functools.partial(classifier, width=self.flags.width, dtype=tf.as_dtype(self.precision))
+        self.last_row = (self.state["rows"] or [{}])[-1]  # as in metrics.jsonl
+        # "raw" and "recomputed" need only the checkpoint and the data, so every run has them.
+        self.policies = list(dict.fromkeys([*self.flags.ema_batch_stats, "raw", "recomputed"]))
+        self.labels = labels_of(self.flags.ema_decay, self.policies)
+        self.class_names = data.DATASETS[self.flags.dataset].class_names
+        self.image_shape = data.DATASETS[self.flags.dataset].image_shape
+        options = {"width": self.flags.width, "dtype": self.precision, "num_classes": len(self.class_names)}
+        self.classifier = functools.partial(classifier, **options)
         device.choose("auto")
         self.network = Network(self._build)
         self.images, self.outputs = self.network.built
@@ -67,109 +70,106 @@ class RestoredRun:
                 raise checkpoints.mismatch_error(self.path)
 
     def _build(self):
-        """(uint8 images [N, 32, 32, 3], logits [N, 10] float32), for any N."""
-        images = tf.placeholder(tf.uint8, [None, *data.IMAGE_SHAPE], name="images")
+        """Builds (uint8 images [N, H, W, C], logits [N, K] float32), for any N."""
+        images = tf.placeholder(tf.uint8, [None, *self.image_shape], name="images")
         count = tf.shape(images)[0]
-        # TensorFlow's convolution fails on an empty batch: it gets one black image, whose logits are cut off.
+        # TensorFlow's convolution fails on an empty batch: add a black image and cut off its logits.
         padded = tf.pad(images, [[0, tf.maximum(0, 1 - count)], [0, 0], [0, 0], [0, 0]])
         x = data.to_float(tf.ensure_shape(padded, images.shape))
         return images, self.classifier(x, phase=False)[:count]
 
+    def _build_recompute(self):
+        """Builds the operation that recomputes the batch statistics over the first training images."""
+        self.classifier(tf.zeros([1, *self.image_shape]), phase=False)  # makes the variables outside the loop
+        images = data.put_on_device(self.dataset.train.images[: data.RECOMPUTED_IMAGES], "first_images")
+        return ema.recompute(self.classifier, *data.first_images(images, data.EVAL_BATCH_SIZE))
+
+    @functools.cached_property
+    def recompute_network(self):
+        return Network(self._build_recompute)
+
     @functools.cached_property
     def dataset(self):
-        """The data.Dataset that the run is evaluated with."""
         return data.load_for_evaluation(self.flags)
 
-    def after(self, step=None):
-        """After which step and epoch, in words; those of the checkpoint where no step is given."""
+    def describe_step(self, step=None):
+        """Returns "after step 16, epoch 2 of 2" for a step, by default the checkpoint's."""
         step, epochs = step or self.state["step"], self.flags.epochs
-        if not self.last:
+        if not self.last_row:
             return f"after step {step}, before the first evaluation (unfinished)"
-        epoch = step * self.last["epoch"] / self.last["step"]
-        return f"after step {step}, epoch {epoch:.4g} of {epochs}{' (unfinished)' if epoch < epochs else ''}"
+        epoch = step * self.last_row["epoch"] / self.last_row["step"]
+        unfinished = " (unfinished)" if epoch < epochs else ""
+        return f"after step {step}, epoch {epoch:.4g} of {epochs}{unfinished}"
 
-    def choose(self, weights="ema", decay=None, policy=None):
-        """The classifier that is asked for, what is left open as of the average that `labels.choose` chooses.
-
-        Returns:
-          (Label, why that one: a phrase).
+    def choose(self, weights="ema", decay=None, batch_stats=None):
+        """Returns (Label, reason) of a classifier; what is not given comes from `labels.choose`.
 
         Raises:
           UserError: the run has no such classifier.
         """
-        text, reason = choose(primary(map(str, self.labels)), [self.last.get("validation", {})])
-        chosen = Label.parse(text)
-        if weights == "raw" and (decay or policy == "averaged"):
-            raise UserError("--weights raw has no averages: leave --decay and --batch_stats averaged out", 2)
+        if weights == "raw" and (decay or batch_stats == "averaged"):
+            raise UserError("--weights raw does not work with --decay or --batch_stats averaged", 2)
+        flags = {"--decay": (decay, self.flags.ema_decay), "--batch_stats": (batch_stats, self.policies)}
+        for flag, (value, choices) in flags.items():
+            if value and value not in choices:
+                raise UserError(f"{flag} {value} is not in {self.path}: choose from {', '.join(choices)}", 2)
+        text, reason = choose(primary(map(str, self.labels)), [self.last_row.get("validation", {})])
+        best = Label.parse(text)
         if weights == "raw":
-            label = Label("raw", None, policy or chosen.baseline.statistics)
+            label = Label("raw", None, batch_stats or best.baseline.statistics)
         else:
-            label = Label("ema", decay or chosen.decay, policy or chosen.statistics)
-        if label not in self.labels:
-            flag, known = "--batch_stats", {one.statistics: None for one in self.labels}
-            if label.decay and label.decay not in self.flags.ema_decay:
-                flag, known = "--decay", self.flags.ema_decay
-            raise UserError(f"{self.path} holds no {label.display_name}: choose {flag} from {', '.join(known)}", 2)
-        return label, reason if label == chosen else f"asked for in the place of {chosen.display_name}"
-
-    @functools.cached_property
-    def _recomputing(self):
-        """The network over the run's first training images, and the operation that recomputes its statistics."""
-
-        def build():
-            self.classifier(tf.zeros([1, *data.IMAGE_SHAPE]), phase=False)  # makes the variables, outside the loop
-            images = data.put_on_device(self.dataset.train.images[: data.RECOMPUTED_IMAGES], "first_images")
-            return ema.recompute(self.classifier, *data.first_images(images, data.EVAL_BATCH_SIZE))
-
-        return Network(build)
+            label = Label("ema", decay or best.decay, batch_stats or best.statistics)
+        return label, reason if label == best else f"chosen by flags instead of {best.display_name}"
 
     def values(self, label):
-        """What a classifier reads: variable name of the raw network to array; recomputed statistics excepted."""
-        names = [variable.op.name for variable in self.network.variables]
-        if label.weights == "raw":
-            return {name: self.saved[name] for name in names}
-        suffix = ema.shadow_suffix(ema.decay_suffix(label.decay, self.flags.ema_decay.index(label.decay)))
-        trainable = {variable.op.name for variable in self.network.variables if variable.trainable}
-        shadowed = names if label.statistics == "averaged" else trainable
-        try:
-            return {name: self.saved[f"{name}/{suffix}" if name in shadowed else name] for name in names}
-        except KeyError:
-            raise checkpoints.mismatch_error(self.path) from None
+        """Returns {variable name: array} of a classifier; recomputed statistics are still the raw network's."""
+        values = {}
+        if label.weights == "ema":
+            index = self.flags.ema_decay.index(label.decay)
+            shadow = ema.shadow_suffix(ema.decay_suffix(label.decay, index))
+        for variable in self.network.variables:
+            name = variable.op.name
+            averaged = label.weights == "ema" and (variable.trainable or label.statistics == "averaged")
+            values[name] = self.saved.get(f"{name}/{shadow}" if averaged else name)
+            if values[name] is None:
+                raise checkpoints.mismatch_error(self.path)
+        return values
 
     def use(self, label):
-        """Makes the network classifier `label`, its batch statistics recomputed where that is its policy."""
+        """Loads a classifier into the network."""
         self.network.load(self.values(label))
         if label.recomputed:
             self.recompute()
 
     def recompute(self):
-        """Recomputes the batch statistics for the weights that the network has now, over training images."""
-        recomputing = self._recomputing
-        recomputing.load(self.network.values())
-        recomputing.session.run(recomputing.built)
-        self.network.load(recomputing.values())
+        """Recomputes the batch statistics of the weights in the network, over training images."""
+        network = self.recompute_network
+        network.load(self.network.values())
+        network.session.run(network.built)
+        self.network.load(network.values())
 
     def logits(self, images):
-        """[N, 10] float32 for images [N, 32, 32, 3] uint8, by the classifier that the network is now."""
+        """Returns [N, K] float32 for images [N, H, W, C] uint8."""
         size = max(1, min(data.EVAL_BATCH_SIZE, len(images)))
-        answers = [np.zeros([0, len(data.CLASSES)], np.float32)]
-        for start in range(0, len(images), size):
-            part = images[start : start + size]
-            # As in training, the last batch is not short: it repeats its last image, and the surplus is cut off.
-            padded = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
-            answers.append(self.network.session.run(self.outputs, {self.images: padded})[: len(part)])
-        if not np.isfinite(logits := np.concatenate(answers)).all():
-            raise UserError(f"the logits of {self.path} are not finite: start anew with a lower --learning_rate")
+        parts = []
+        for start in range(0, len(images) or 1, size):
+            batch = images[start : start + size]
+            # As in training, the last batch is filled up by repeating its last image.
+            filled = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])
+            parts.append(self.network.session.run(self.outputs, {self.images: filled})[: len(batch)])
+        logits = np.concatenate(parts)
+        if not np.isfinite(logits).all():
+            raise UserError(f"the logits of {self.path} are not finite: train again with a lower --learning_rate")
         return logits
 
     def test_logits(self, label):
-        """[N, 10] float32 of classifier `label` on the test set."""
+        """Returns [N, K] float32 of a classifier on the test set."""
         self.use(label)
         return self.logits(self.dataset.test.images)
 
     def accuracies(self):
-        """Accuracy of the classifier that the network is now: "test" and, where images are held out, "validation"."""
-        return {
-            name: float(np.mean(self.logits(split.images).argmax(1) == split.labels))
-            for name, split in self.dataset.evaluated.items()
-        }
+        """Returns {"test": accuracy}, and "validation" if the run has validation images."""
+        accuracies = {}
+        for name, split in self.dataset.evaluated.items():
+            accuracies[name] = float(np.mean(self.logits(split.images).argmax(1) == split.labels))
+        return accuracies
