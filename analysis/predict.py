@@ -1,6 +1,7 @@
 """evaluate.py predict: classifies image files with raw and EMA weights, or with an exported classifier."""
 
 import json
+import os
 import sys
 import warnings
 from functools import partial
@@ -139,8 +140,11 @@ def list_images(names):
     """Returns the files in `names` and the images in directories in `names`, and the number of other files there."""
     paths, skipped = [], 0
     for name in map(Path, names):
-        files = sorted(path for path in name.iterdir() if path.is_file()) if name.is_dir() else [name]
-        images = [path for path in files if path.suffix.lower() in SUFFIXES or path == name]
+        if not os.path.isdir(name):  # unlike Path.is_dir, False for names that are too long
+            paths.append(name)
+            continue
+        files = [path for path in sorted(name.iterdir()) if path.is_file()]
+        images = [path for path in files if path.suffix.lower() in SUFFIXES]
         paths += images
         skipped += len(files) - len(images)
     return list(dict.fromkeys(paths)), skipped
@@ -154,6 +158,7 @@ def read_image(path, shape):
     """
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = ImageOps.exif_transpose(Image.open(path, formats=FORMATS))
             if image.mode == "I;16":  # convert() would clip at 255

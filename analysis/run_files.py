@@ -79,8 +79,10 @@ def read_errors(file, hint=""):
     """Turns READ_ERRORS into a UserError that names the file."""
     try:
         yield
-    except (FileNotFoundError, PermissionError) as error:
-        raise UserError(f"{file}: {error.strerror}") from None
+    except FileNotFoundError:
+        raise UserError(f"{file} is missing") from None
+    except PermissionError:
+        raise UserError(f"{file}: check the permissions") from None
     except READ_ERRORS as error:
         raise UserError(f"{file} is corrupt ({error}){hint}") from None
 

@@ -1,4 +1,4 @@
-"""The command evaluate.py as processes: usage errors, a run that is not there, and one choice of all sub-commands."""
+"""evaluate.py as a process: usage errors, and one choice of classifier for all sub-commands."""
 
 import json
 import shlex
@@ -7,8 +7,6 @@ import pytest
 from support.commands import TINY_RUN, assert_one_sentence
 from support.evaluating import arguments
 from support.files import read_rows
-
-from training.labels import Label
 
 
 @pytest.mark.parametrize(
@@ -19,12 +17,9 @@ from training.labels import Label
         "tables --run_dir x",
         "table --run_dir x --format xml",
         "table --run",
-        "export --run_dir x",
         "export --run_dir x --output y --decay 2",
-        "predict a.png",
         "predict --run_dir x --model y a.png",
         "predict --run_dir x ''",
-        "table --run_dir ''",
     ],
 )
 def test_usage_errors_have_status_2(argv):
@@ -34,13 +29,13 @@ def test_usage_errors_have_status_2(argv):
 
 
 @pytest.mark.parametrize("command", ["table", "posthoc", "export --output x", "predict a.png"])
-def test_no_run_is_one_sentence(forked, tmp_path, command):
+def test_missing_run_is_one_sentence(forked, tmp_path, command):
     result = forked("evaluate.py", *command.split(), "--run_dir", tmp_path / "nowhere")
     assert result.stdout == ""
-    assert_one_sentence(result, 1, tmp_path / "nowhere", "train.py")
+    assert_one_sentence(result, 1, tmp_path / "nowhere")
 
 
-def test_all_commands_choose_the_average_that_is_best_on_the_images_held_out(forked, tmp_path):
+def test_commands_choose_the_same_average(forked, tmp_path):
     run, model, image = tmp_path / "run", tmp_path / "b [1]" / "model", tmp_path / "image.png"
     flags = "--ema_decay 0.9 0.5 --ema_batch_stats raw recomputed --ema_power 0.05 0.1 --validation_size 64 --epochs 2"
     assert forked("train.py", *TINY_RUN, *flags.split(), "--run_dir", run).returncode == 0
@@ -54,19 +49,16 @@ def test_all_commands_choose_the_average_that_is_best_on_the_images_held_out(for
         assert (result.returncode, result.stderr) == (status, "")
         return result.stdout
 
-    (chosen,) = (
-        row["label"] for row in json.loads(evaluate("table", "--run_dir", run, "--format", "json")) if row["chosen"]
-    )
-    text = " ".join(evaluate("export", "--run_dir", run, "--output", model).split())
-    for words in (Label.parse(best).display_name, "after step 12, epoch 2 of 2", "on the validation images", "--decay"):
-        assert words in text
-    assert chosen == json.loads((model / "manifest.json").read_text())["classifier"] == best
+    rows = json.loads(evaluate("table", "--run_dir", run, "--format", "json"))
+    assert [row["label"] for row in rows if row["chosen"]] == [best]
+    assert best in evaluate("export", "--run_dir", run, "--output", model)
+    assert json.loads((model / "manifest.json").read_text())["classifier"] == best
     probabilities = []
     for source in (["--run_dir", run], ["--model", model]):
         document = json.loads(evaluate("predict", *source, image, "n" * 300, "--json", status=1))
         assert document["classifiers"][-1] == best and "error" in document["images"][1]
         probabilities.append(document["images"][0]["predictions"][best]["probability"])
     assert probabilities[0] == pytest.approx(probabilities[1], abs=1e-5)
-    evaluate("posthoc", "--run_dir", run, "--widths", 0.05, 0.1)
+    evaluate("posthoc", "--run_dir", run, "--stds", 0.05, 0.1)
     posthoc = json.loads((run / "posthoc.json").read_text())
-    assert posthoc["chosen"] == max(posthoc["widths"], key=lambda row: row["validation"])["width"]
+    assert posthoc["chosen"] == max(posthoc["stds"], key=lambda row: row["validation"])["std"]

@@ -1,18 +1,9 @@
-"""metrics.jsonl, the TensorBoard events and the curves: what other programs read while a run goes on."""
+"""metrics.jsonl and the TensorBoard events: what other programs read during a run."""
 
-import os
-import subprocess
-import sys
-
-import numpy as np
 import pytest
-from PIL import Image
-from support.commands import ROOT
 from support.files import read_rows, scalars
 from tensorboard.backend.event_processing import event_multiplexer
 
-from analysis import plots
-from analysis.plots import draw_curves
 from training.metrics import Records
 
 
@@ -107,102 +98,3 @@ def test_tensorboards_own_reader_finds_every_curve(tmp_path):
     assert [(event.step, event.value) for event in multiplexer.Scalars("raw", "test_accuracy")] == [
         (step, row(step)["classifiers"]["raw"]) for step in (10, 20)
     ]
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Figures
-
-
-def drawn(path, rows):
-    draw_curves(path, rows)
-    assert os.listdir(path) == ["curves.png"]
-    with Image.open(path / "curves.png") as image:
-        return np.array(image.convert("RGB"))
-
-
-RGB = {"raw": (0x00, 0x72, 0xB2), "raw/recomputed": (0, 0, 0), "average": (0xD5, 0x5E, 0x00)}
-
-
-def rows_of(count=3, **accuracies):
-    """Rows whose classifiers have these accuracies after every epoch; names stand for labels with slashes."""
-    names = {"raw": "raw", "fair": "raw/recomputed", "ema": "ema/0.9/recomputed", "other": "ema/0.99/raw"}
-    return [
-        {"epoch": epoch, "classifiers": {names[name]: value for name, value in accuracies.items()}}
-        for epoch in range(1, count + 1)
-    ]
-
-
-def height_of_curve(image, colour):
-    """The height, from below, of the longest horizontal stroke of a colour: a level curve, which legends are not."""
-    strokes = (abs(image.astype(int) - colour).sum(2) < 30).sum(1)
-    assert strokes.max() > 150, "no such curve"
-    return len(strokes) - strokes.argmax()
-
-
-def test_curves_show_the_gain_that_counts(tmp_path):
-    """Raw weights, the fair baseline and the primary average: level curves stand as far apart as their accuracies."""
-    image = drawn(tmp_path, rows_of(raw=0.5, fair=0.7, ema=0.8, other=0.9))
-    raw, fair, average = (height_of_curve(image, colour) for colour in RGB.values())
-    assert (average - fair) / (fair - raw) == pytest.approx(0.1 / 0.2, abs=0.03)
-    assert image.shape[0] >= 400 and image.shape[1] >= 640
-
-
-def test_curves_of_one_evaluation_without_a_baseline_of_its_own(tmp_path):
-    assert drawn(tmp_path, rows_of(1, raw=0.5, other=0.6)).std() > 10
-
-
-DRAW = """
-import sys
-from pathlib import Path
-from training.metrics import draw_curves
-draw_curves(Path(sys.argv[1]), [{"epoch": 1, "classifiers": {"raw": 0.5, "ema/0.9/raw": 0.6}}])
-"""
-
-
-@pytest.mark.parametrize(
-    "surroundings",
-    [
-        {"MPLBACKEND": "module://matplotlib_inline.backend_inline"},
-        {"MPLBACKEND": "nonsense"},
-        {"MPLBACKEND": "TkAgg", "DISPLAY": ":99"},
-        {"MATPLOTLIBRC": "text.usetex: True"},
-        {"MATPLOTLIBRC": "font.size: 30\nbackend: QtAgg\nsavefig.format: pdf\nsavefig.dpi: 17\nno such key: 1"},
-        {"MATPLOTLIBRC": "axes.prop_cycle: cycler('color', ['red'])\nsavefig.bbox: tight\nfigure.facecolor: black"},
-        {"MPLCONFIGDIR": "/proc/nowhere"},
-    ],
-    ids=lambda surroundings: " ".join(surroundings.values()).split()[0],
-)
-def test_what_the_user_has_of_matplotlib_changes_nothing(tmp_path, surroundings):
-    def curves(name, surroundings):
-        (tmp_path / name).mkdir()
-        environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **surroundings}
-        command = [sys.executable, "-c", DRAW, tmp_path / name]
-        result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
-        assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
-        return (tmp_path / name / "curves.png").read_bytes()
-
-    if "MATPLOTLIBRC" in surroundings:
-        (tmp_path / "matplotlibrc").write_text(surroundings["MATPLOTLIBRC"])
-        surroundings = {"MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}
-    assert curves("with", surroundings) == curves("without", {})
-
-
-def test_a_figure_that_cannot_be_drawn_is_a_warning(tmp_path, caplog):
-    assert plots.render_figure("a figure", lambda: 1 / 0, "png") is None
-    (warning,) = caplog.records
-    assert warning.levelname == "WARNING" and "a figure" in warning.message
-
-
-def test_the_same_numbers_give_the_same_bytes():
-    def draw():
-        axes = plots.new_axes("x", "y")
-        axes.plot([1, 2], [3, 4], label="curve")
-        return plots.add_legend(axes)
-
-    assert plots.render_figure("", draw, "png", "svg") == plots.render_figure("", draw, "png", "svg")
-
-
-def test_events_do_not_make_a_run_that_was_taken_away_again(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        Events(tmp_path / "run" / "tensorboard" / "raw")
-    assert not (tmp_path / "run").exists()

@@ -9,11 +9,11 @@ import jinja2
 import numpy as np
 import pytest
 from PIL import Image
-from support.finished_runs import groups_of, level, make_report, write_predictions, write_run
+from support.finished_runs import constant, groups_of, make_report, write_predictions, write_run
 
 import data
 from analysis import page as report_page
-from analysis.formatting import Table, words
+from analysis.formatting import Table, display_name
 from analysis.groups import predictions_of
 
 SYNTHETIC = ["--dataset", "synthetic", "--test_size", 30]
@@ -28,68 +28,68 @@ def split():
     return data.load("synthetic", None, None, 30).test
 
 
-def other(classes):
+def wrong(classes):
     return (classes + 1) % 10
 
 
 def gallery_of(*paths, data_dir=None):
     (group,) = groups_of(*paths)
-    return report_page.gallery(group, *predictions_of(group), data_dir)
+    return report_page.make_gallery(group, *predictions_of(group), data_dir)
 
 
 def write_synthetic(path, split, *argv, **config):
-    """A run whose primary average mends image 1 and breaks image 2 of its baseline."""
-    write_run(path, *SYNTHETIC, *argv, classifiers=level(AVERAGES), **config)
+    """A run whose primary average fixes image 1 and breaks image 2 of its baseline."""
+    write_run(path, *SYNTHETIC, *argv, classifiers=constant(AVERAGES), **config)
     labels, baseline, average = split.labels, split.labels.copy(), split.labels.copy()
-    baseline[1], average[2] = other(labels[1]), other(labels[2])
-    answers = {"raw": other(labels), "raw/recomputed": baseline, "ema/0.9/recomputed": average}
+    baseline[1], average[2] = wrong(labels[1]), wrong(labels[2])
+    answers = {"raw": wrong(labels), "raw/recomputed": baseline, "ema/0.9/recomputed": average}
     return write_predictions(path, labels, answers)
 
 
-def test_the_gallery_shows_what_the_average_fixed_and_broke_against_its_baseline(tmp_path, split):
+def test_gallery_shows_fixed_and_broken_images(tmp_path, split):
     gallery = gallery_of(write_synthetic(tmp_path / "run", split))
     (fixed,), (broken,) = gallery.fixed, gallery.broken
     names = [f"class {label}" for label in split.labels]
-    wrong = [f"class {label}" for label in other(split.labels)]
-    assert (fixed.truth, fixed.baseline, fixed.average) == (names[1], wrong[1], names[1])
-    assert (broken.truth, broken.baseline, broken.average) == (names[2], names[2], wrong[2])
+    wrong_names = [f"class {label}" for label in wrong(split.labels)]
+    assert (fixed.truth, fixed.baseline, fixed.average) == (names[1], wrong_names[1], names[1])
+    assert (broken.truth, broken.baseline, broken.average) == (names[2], names[2], wrong_names[2])
     np.testing.assert_array_equal(fixed.image, split.images[1])
     np.testing.assert_array_equal(broken.image, split.images[2])
-    assert words("ema/0.9/recomputed") in gallery.sentence and words("raw/recomputed") in gallery.sentence
+    assert display_name("ema/0.9/recomputed") in gallery.sentence and display_name("raw/recomputed") in gallery.sentence
 
 
-def test_a_second_run_s_predictions_serve_where_the_first_has_none_and_tiles_have_a_limit(tmp_path, split):
+def test_gallery_of_the_second_run(tmp_path, split):
     run = write_run(tmp_path / "a", *SYNTHETIC)
     assert str(run) in gallery_of(run).sentence
     write_run(tmp_path / "b", *SYNTHETIC, "--seed", 1)
-    answers = {"raw": other(split.labels), "ema/0.998/raw": split.labels}
+    answers = {"raw": wrong(split.labels), "ema/0.998/raw": split.labels}
     write_predictions(tmp_path / "b", split.labels, answers)
     gallery = gallery_of(tmp_path / "a", tmp_path / "b")
     assert str(tmp_path / "b") in gallery.sentence and "30" in gallery.sentence
     assert len(gallery.fixed) == report_page.TILES and not gallery.broken
 
 
-def test_the_gallery_reads_cifar10_where_data_dir_says_and_downloads_nothing(tmp_path, tiny_cifar10):
+def test_gallery_reads_data_dir_without_download(tmp_path, tiny_cifar10):
     labels = tiny_cifar10.labels["test"]
     run = write_run(tmp_path / "run", "--data_dir", tmp_path / "elsewhere")
-    write_predictions(run, labels, {"raw": other(labels), "ema/0.998/raw": labels})
+    write_predictions(run, labels, {"raw": wrong(labels), "ema/0.998/raw": labels})
     gallery = gallery_of(run, data_dir=str(tiny_cifar10.directory))
-    assert [tile.truth for tile in gallery.fixed] == [data.CLASSES[label] for label in labels]
+    assert [tile.truth for tile in gallery.fixed] == [data.DATASETS["cifar10"].class_names[label] for label in labels]
     np.testing.assert_array_equal([tile.image for tile in gallery.fixed], tiny_cifar10.images["test"])
     gallery = gallery_of(run)
     assert "--data_dir" in gallery.sentence and not gallery.fixed
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_predictions_of_other_images_are_not_shown_with_these(tmp_path, split):
+def test_gallery_refuses_other_test_images(tmp_path, split):
     run = write_run(tmp_path / "run", *SYNTHETIC)
-    write_predictions(run, other(split.labels), {"raw": split.labels, "ema/0.998/raw": other(split.labels)})
+    write_predictions(run, wrong(split.labels), {"raw": split.labels, "ema/0.998/raw": wrong(split.labels)})
     gallery = gallery_of(run)
-    assert "other test images" in gallery.sentence and not gallery.fixed
+    assert not gallery.fixed and not gallery.broken
 
 
 class Page(html.parser.HTMLParser):
-    """Collects everything that a browser would load, the tags with their attributes, and the text."""
+    """Collects the sources that a browser would load, the tags with their attributes, and the text."""
 
     def __init__(self, text):
         super().__init__()
@@ -109,7 +109,7 @@ class Page(html.parser.HTMLParser):
 
 @pytest.fixture
 def page(tmp_path, split):
-    """report.html of three seeds, two with predictions, in a directory whose name HTML would misread."""
+    """report.html of three seeds, two with predictions, in a directory whose name needs escaping."""
     for seed in range(3):
         path = tmp_path / "<script>&" / f"seed-{seed}"
         write_synthetic(path, split, "--seed", seed, device="<b>" + "G" * 80)
@@ -118,7 +118,7 @@ def page(tmp_path, split):
     return tmp_path / "out" / "report.html"
 
 
-def test_the_page_holds_everything_and_loads_nothing(page):
+def test_page_is_self_contained(page):
     text = page.read_text()
     parsed = Page(text)
     assert len(parsed.all("img")) == 3 + 2 and len(parsed.all("table")) == 4
@@ -126,11 +126,11 @@ def test_the_page_holds_everything_and_loads_nothing(page):
     assert not re.search(r"@import|url\(", text)
     (policy,) = [meta["content"] for meta in parsed.all("meta") if "http-equiv" in meta]
     assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    assert f"{page.parents[1] / '<script>&' / 'seed-2'} holds no" in parsed.text  # what runs and paths hold is text
+    assert f"{page.parents[1] / '<script>&' / 'seed-2'}" in parsed.text  # escaped
     assert not parsed.all("script") and not parsed.all("b") and "<b>GGG" in parsed.text
 
 
-def test_eyes_are_not_needed(page):
+def test_page_is_accessible(page):
     parsed = Page(page.read_text())
     assert parsed.all("html") == [{"lang": "en"}]
     assert all(image["alt"] for image in parsed.all("img"))
@@ -140,22 +140,23 @@ def test_eyes_are_not_needed(page):
     assert all(box["tabindex"] == "0" and box["role"] == "region" and box["aria-label"] for box in scrolling)
 
 
-def test_images_and_figures_on_the_page_are_the_real_ones(page, split):
+def test_page_shows_images_and_figures(page, split):
     text = page.read_text()
     tiles = re.findall(r"data:image/png;base64,([^\"]+)", text)
     decoded = [np.array(Image.open(io.BytesIO(base64.b64decode(tile)))) for tile in tiles]
     np.testing.assert_array_equal(decoded, split.images[[1, 2]])
-    drawn = [base64.b64decode(figure) for figure in re.findall(r"data:image/svg\+xml;base64,([^\"]+)", text)]
-    assert drawn == [(page.parent / f"{name}.svg").read_bytes() for name in ("accuracy", "gain", "horizon")]
+    figures = [base64.b64decode(figure) for figure in re.findall(r"data:image/svg\+xml;base64,([^\"]+)", text)]
+    assert figures == [(page.parent / f"{name}.svg").read_bytes() for name in ("accuracy", "gain", "horizon")]
 
 
-def test_the_same_runs_give_the_same_bytes(page):
+def test_same_runs_give_same_bytes(page):
     before = page.read_bytes()
     make_report(page.parents[1] / "<script>&", "--output", page.parent)
     assert page.read_bytes() == before
 
 
-def test_a_name_that_the_template_misspells_is_no_empty_cell():
+def test_template_raises_for_unknown_names():
     empty, gallery = Table("", [], []), report_page.Gallery("", [], [])
+    section = report_page.Section({"no": "title"}, [], [], [], gallery, empty, empty)
     with pytest.raises(jinja2.UndefinedError, match="title"):
-        report_page.page([report_page.Section({"no": "title"}, [], [], [], gallery, empty, empty)])
+        report_page.render(sections=[section], tables=[], figures=[])

@@ -1,4 +1,4 @@
-"""A finished run brought back to life: the logits that training left, from one network for every label."""
+"""Restored runs: the logits that training saved, from one network for every label."""
 
 import json
 import shutil
@@ -10,13 +10,13 @@ from support.files import checkpoint_values, contents, read_arrays
 
 from analysis.restored_run import RestoredRun
 from analysis.statistics import log_softmax
-from data import BATCH
+from data import EVAL_BATCH_SIZE
 from training.cli import UserError
 from training.labels import RAW, Label
 
 
-def test_restored_run_gives_the_logits_that_training_left(restored):
-    """In this order and then the other way round: nothing of one label may stay in the network for the next."""
+def test_logits_are_those_of_training(restored):
+    """In both orders: one label must leave nothing in the network for the next."""
     saved = read_arrays(restored.path / "predictions.npz")
     assert saved.keys() == {"labels", *LABELS} == {"labels", *map(str, restored.labels)}
     np.testing.assert_array_equal(restored.dataset.test.labels, saved["labels"])
@@ -25,18 +25,18 @@ def test_restored_run_gives_the_logits_that_training_left(restored):
         assert np.abs(difference).max() < 1e-5, label
 
 
-def test_any_number_of_images_gives_the_same_logits(restored):
+def test_logits_of_any_number_of_images(restored):
     restored.use(RAW)
     images = restored.dataset.test.images
-    many = np.concatenate([images] * 8)[: BATCH + 3]
+    many = np.concatenate([images] * 8)[: EVAL_BATCH_SIZE + 3]
     whole = restored.logits(many)
-    assert whole.shape == (BATCH + 3, 10)
-    for start, end in ((0, 7), (5, 6), (BATCH, BATCH + 3)):
+    assert whole.shape == (EVAL_BATCH_SIZE + 3, 10)
+    for start, end in ((0, 7), (5, 6), (EVAL_BATCH_SIZE, EVAL_BATCH_SIZE + 3)):
         np.testing.assert_allclose(restored.logits(many[start:end]), whole[start:end], atol=1e-5)
     assert restored.logits(images[:0]).shape == (0, 10)
 
 
-def test_values_of_a_label_are_those_of_the_checkpoint(restored):
+def test_values_come_from_the_checkpoint(restored):
     saved = checkpoint_values(restored.path)
     names = {variable.op.name for variable in restored.network.variables}
     raw, averaged, plain = (restored.values(Label.parse(text)) for text in ("raw", "ema/0.80/averaged", "ema/0.90/raw"))
@@ -49,7 +49,7 @@ def test_values_of_a_label_are_those_of_the_checkpoint(restored):
         assert (averaged[name] != raw[name]).any()
 
 
-def test_restoring_changes_no_file_and_needs_a_checkpoint(restored, tmp_path):
+def test_restoring_changes_no_file(restored, tmp_path):
     directory = tmp_path / "run [1]"
     shutil.copytree(restored.path, directory)
     before = contents(directory)
@@ -60,62 +60,61 @@ def test_restoring_changes_no_file_and_needs_a_checkpoint(restored, tmp_path):
     config = json.loads((directory / "config.json").read_text())
     config["flags"]["epochs"] = 5
     (directory / "config.json").write_text(json.dumps(config))
-    assert RestoredRun(directory).after() == "after step 16, epoch 2 of 5 (unfinished)"
+    assert RestoredRun(directory).describe_step() == "after step 16, epoch 2 of 5 (unfinished)"
     shutil.rmtree(directory / "checkpoints")
-    with pytest.raises(UserError, match="but no checkpoint: restore"):
+    with pytest.raises(UserError, match="checkpoint"):
         RestoredRun(directory)
 
 
 @pytest.mark.parametrize("damage", [{"width": 0.5}, {"ema_decay": ["0.95", "0.85"]}], ids=str)
-def test_flags_that_do_not_fit_the_checkpoint_are_named(restored, tmp_path, damage):
+def test_flags_must_fit_the_checkpoint(restored, tmp_path, damage):
     directory = shutil.copytree(restored.path, tmp_path / "run")
     config = json.loads((directory / "config.json").read_text())
     config["flags"] |= damage
     (directory / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match=r"other flags.*config\.json"):
+    with pytest.raises(UserError, match="checkpoint"):
         run = RestoredRun(directory)
         for label in run.labels:
             run.use(label)
 
 
-def test_step_and_epoch_in_words(restored, monkeypatch):
-    assert restored.after() == "after step 16, epoch 2 of 2"
-    assert restored.after(12) == "after step 12, epoch 1.5 of 2 (unfinished)"
-    monkeypatch.setattr(restored, "last", {})
-    assert "step 16" in restored.after() and "unfinished" in restored.after()
+def test_describe_step(restored, monkeypatch):
+    assert restored.describe_step() == "after step 16, epoch 2 of 2"
+    assert restored.describe_step(12) == "after step 12, epoch 1.5 of 2 (unfinished)"
+    monkeypatch.setattr(restored, "last_row", {})
+    assert "step 16" in restored.describe_step() and "unfinished" in restored.describe_step()
 
 
 # ---------------------------------------------------------------------------------------------------------------
 # Which classifier
 
 
-def test_primary_average_but_for_what_is_asked_for(restored):
+def test_flags_replace_the_primary_average(restored):
     for flags, label in (
         ({}, "ema/0.90/averaged"),
         ({"decay": "0.80"}, "ema/0.80/averaged"),
-        ({"policy": "recomputed"}, "ema/0.90/recomputed"),
+        ({"batch_stats": "recomputed"}, "ema/0.90/recomputed"),
         ({"weights": "raw"}, "raw"),
-        ({"weights": "raw", "policy": "recomputed"}, "raw/recomputed"),
+        ({"weights": "raw", "batch_stats": "recomputed"}, "raw/recomputed"),
     ):
         chosen, reason = restored.choose(**flags)
         assert (str(chosen), "primary" in reason) == (label, not flags)
 
 
-def test_best_average_on_the_validation_images_but_for_what_is_asked_for(restored, monkeypatch):
+def test_flags_replace_the_best_average(restored, monkeypatch):
     best_on_validation(monkeypatch, restored, "ema/0.80/recomputed")
     chosen, reason = restored.choose()
     assert str(chosen) == "ema/0.80/recomputed" and "validation" in reason
     assert str(restored.choose(decay="0.90")[0]) == "ema/0.90/recomputed"
-    assert str(restored.choose(policy="raw")[0]) == "ema/0.80/raw"
+    assert str(restored.choose(batch_stats="raw")[0]) == "ema/0.80/raw"
     assert str(restored.choose("raw")[0]) == "raw/recomputed"
 
 
-def test_classifier_that_is_not_there_is_a_usage_error(restored):
+def test_missing_classifier_is_a_usage_error(restored):
     for flags, sentence in (
-        ({"decay": "0.7"}, "holds no EMA 0.7, averaged statistics: choose --decay from 0.90, 0.80"),
-        ({"decay": "0"}, "holds no EMA 0, averaged statistics: choose --decay from 0.90, 0.80"),
+        ({"decay": "0.7"}, "--decay 0.7 .* 0.90, 0.80"),
         ({"weights": "raw", "decay": "0.90"}, "--decay"),
-        ({"weights": "raw", "policy": "averaged"}, "--batch_stats"),
+        ({"weights": "raw", "batch_stats": "averaged"}, "--batch_stats"),
     ):
         with pytest.raises(UserError, match=sentence) as error:
             restored.choose(**flags)

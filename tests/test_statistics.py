@@ -22,7 +22,7 @@ TABULATED = {2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.30
 
 
 @pytest.mark.parametrize("freedom", TABULATED)
-def test_the_interval_has_the_tabulated_t(freedom):
+def test_interval_has_the_tabulated_t(freedom):
     values = np.arange(freedom + 1.0)
     mean, half = statistics.mean_interval(values)
     assert mean == freedom / 2
@@ -31,14 +31,14 @@ def test_the_interval_has_the_tabulated_t(freedom):
 
 
 @pytest.mark.parametrize("values", [[[0.5, 0.7]], [[0.4, 0.9], [0.6, 0.5]]])
-def test_one_seed_or_two_have_no_interval(values):
+def test_no_interval_below_three_seeds(values):
     mean, half = statistics.mean_interval(values)
     np.testing.assert_allclose(mean, [0.5, 0.7])
     assert half is None
 
 
 @given(arrays.arrays(np.int64, st.tuples(st.integers(2, 6), st.integers(1, 8)), elements=st.integers(0, 2)))
-def test_churn_is_counted_image_by_image_too(answers):
+def test_churn_counted_image_by_image(answers):
     """Of S seeds, k_c of which answer c, S^2 - sum k_c^2 ordered pairs of the S (S - 1) disagree."""
     seeds, images = answers.shape
     disagreeing = sum(
@@ -47,20 +47,20 @@ def test_churn_is_counted_image_by_image_too(answers):
     assert statistics.churn(answers) == pytest.approx(disagreeing / (seeds * (seeds - 1)) / images)
 
 
-def test_the_jackknife_of_a_plain_mean_is_the_t_interval(random):
+def test_jackknife_of_a_mean(random):
     """Pseudo-values of a mean are the values themselves."""
     values = random.normal(size=6)
     assert statistics.pairs_interval(np.mean, values) == pytest.approx(statistics.mean_interval(values))
     assert statistics.pairs_interval(np.mean, np.array([1.0, 2.0])) == (1.5, None)
 
 
-def test_the_interval_over_pairs_covers_where_one_over_pairs_as_if_independent_does_not(random):
+def test_jackknife_covers_pairs(random):
     def distances(points):
         return np.array([abs(points[i] - points[j]) for i in range(len(points)) for j in range(i)])
 
     expected, covered, naive = 2 / math.sqrt(math.pi), [], []  # the mean distance of two standard normal draws
     for points in random.normal(size=(1500, 6)):
-        value, half = statistics.pairs_interval(lambda some: distances(some).mean(), points)
+        value, half = statistics.pairs_interval(lambda sample: distances(sample).mean(), points)
         covered.append(abs(value - expected) < half)
         mean, half = statistics.mean_interval(distances(points))
         naive.append(abs(mean - expected) < half)
@@ -69,7 +69,7 @@ def test_the_interval_over_pairs_covers_where_one_over_pairs_as_if_independent_d
 
 
 @given(counts)
-def test_wilson_interval_is_where_the_score_test_turns(count):
+def test_wilson_interval_inverts_the_score_test(count):
     """Its ends are the p with (share - p)^2 = z^2 p (1 - p) / n; an end of all or none is 0 or 1 itself."""
     correct, total = count
     share, z2 = correct / total, NormalDist().inv_cdf(0.975) ** 2
@@ -79,15 +79,15 @@ def test_wilson_interval_is_where_the_score_test_turns(count):
         assert (share - end) ** 2 == pytest.approx(z2 * end * (1 - end) / total, rel=1e-6, abs=1e-12)
 
 
-def test_wilson_interval_is_the_published_one():
+def test_wilson_interval_as_published():
     """Newcombe 1998, Statistics in Medicine 17, table I: 81 of 263, 15 of 148, 0 of 20, 1 of 29."""
-    found = [statistics.wilson_interval(*count) for count in ((81, 263), (15, 148), (0, 20), (1, 29))]
+    intervals = [statistics.wilson_interval(*count) for count in ((81, 263), (15, 148), (0, 20), (1, 29))]
     expected = [(0.2553, 0.3662), (0.0624, 0.1605), (0.0, 0.1611), (0.0061, 0.1718)]
-    np.testing.assert_allclose(found, expected, atol=0.00005)
+    np.testing.assert_allclose(intervals, expected, atol=0.00005)
 
 
 @given(st.integers(0, 400), st.integers(0, 400))
-def test_mcnemar_p_value_is_the_exact_sum(fixed, broken):
+def test_mcnemar_p_value_is_exact(fixed, broken):
     flips = fixed + broken
     tail = sum(math.comb(flips, heads) for heads in range(min(fixed, broken) + 1))
     expected = float(min(Fraction(1), Fraction(2 * tail, 2**flips)))
@@ -96,7 +96,7 @@ def test_mcnemar_p_value_is_the_exact_sum(fixed, broken):
 
 
 @given(logits)
-def test_log_softmax_is_scipys(values):
+def test_log_softmax_agrees_with_scipy(values):
     expected = scipy.special.log_softmax(values.astype(np.float64), axis=1)
     assert statistics.log_softmax(values).dtype == np.float64
     np.testing.assert_allclose(statistics.log_softmax(values), expected, rtol=1e-12, atol=1e-12)
@@ -114,8 +114,8 @@ def calibration_error_by_a_loop(probabilities, labels, bins):
     members = {}
     for row, label in zip(probabilities, labels, strict=True):
         confidence = max(row)
-        which = min(int(confidence * bins), bins - 1)
-        members.setdefault(which, []).append((confidence, float(list(row).index(confidence) == label)))
+        index = min(int(confidence * bins), bins - 1)
+        members.setdefault(index, []).append((confidence, float(list(row).index(confidence) == label)))
     error = 0.0
     for pairs in members.values():
         accuracy = sum(right for _, right in pairs) / len(pairs)
@@ -125,14 +125,14 @@ def calibration_error_by_a_loop(probabilities, labels, bins):
 
 
 @given(logits, st.integers(1, 20), st.randoms(use_true_random=False))
-def test_calibration_error_is_that_of_a_plain_loop(values, bins, random):
+def test_calibration_error_agrees_with_a_loop(values, bins, random):
     values = values.astype(np.float64) / 1e4
     labels = np.array([random.randrange(4) for _ in values])
     expected = calibration_error_by_a_loop(np.exp(statistics.log_softmax(values)), labels, bins)
     assert statistics.calibration_error(values, labels, bins) == pytest.approx(expected, abs=1e-12)
 
 
-def test_a_confidence_of_one_is_in_the_last_of_15_bins():
+def test_calibration_bins():
     certain, nearly, less = [1000.0, 0.0], [math.log(0.95 / 0.05), 0.0], [math.log(0.90 / 0.10), 0.0]
     error = statistics.calibration_error(np.array([certain, nearly]), np.array([1, 0]))
     assert error == pytest.approx(abs((1.0 - 0) + (0.95 - 1)) / 2)
@@ -151,11 +151,11 @@ def test_compare_by_hand():
     assert first["low"] < 0.5 < first["high"]
 
 
-def test_compare_takes_each_classifier_against_its_own_baseline():
+def test_compare_uses_each_own_baseline():
     def answers(*classes):
         return np.eye(3)[list(classes)]
 
-    found = statistics.compare(
+    rows = statistics.compare(
         {
             "raw": answers(0, 1, 1, 1, 1, 1),
             "raw/recomputed": answers(1, 0, 0, 0, 1, 1),
@@ -165,7 +165,7 @@ def test_compare_takes_each_classifier_against_its_own_baseline():
         },
         np.array([0, 0, 0, 0, 0, 0]),
     )
-    assert {row["label"]: (row["against"], row["fixed"], row["broken"], row["p_value"]) for row in found} == {
+    assert {row["label"]: (row["against"], row["fixed"], row["broken"], row["p_value"]) for row in rows} == {
         "raw": (None, None, None, None),
         "raw/recomputed": ("raw", 3, 1, pytest.approx(2 * (1 + 4) / 16)),
         "ema/0.9/raw": ("raw", 2, 0, pytest.approx(2 / 4)),
@@ -173,4 +173,4 @@ def test_compare_takes_each_classifier_against_its_own_baseline():
         "ema/0.9/recomputed": ("raw/recomputed", 2, 1, 1),
     }
     keys = ["label", "accuracy", "low", "high", "loss", "ece", "fixed", "broken", "p_value", "against"]
-    assert all(list(row) == keys for row in found)
+    assert all(list(row) == keys for row in rows)

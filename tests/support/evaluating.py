@@ -12,11 +12,11 @@ CLASSES = [f"class {number}" for number in range(10)]  # of synthetic images
 
 
 def arguments(*argv):
-    """The arguments of a command line of evaluate.py."""
+    """Parses a command line of evaluate.py."""
     return evaluate_parser().parse_args(list(map(str, argv)))
 
 
 def best_on_validation(monkeypatch, run, label):
-    """Has a RestoredRun know accuracies on images held out, of which that of `label` is the best average's."""
+    """Gives a RestoredRun validation accuracies; `label` is the best average, raw weights are better still."""
     accuracies = dict.fromkeys(LABELS, 0.5) | {"raw": 0.9, label: 0.6}
-    monkeypatch.setattr(run, "last", run.last | {"validation": accuracies})
+    monkeypatch.setattr(run, "last_row", run.last_row | {"validation": accuracies})

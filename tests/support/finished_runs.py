@@ -14,13 +14,14 @@ STEPS = 781  # per epoch
 
 
 def write_run(path, *argv, raw=RAW, ema=EMA, classifiers=None, validation=None, epochs=None, **config):
-    """A run directory with the flags of a command line, those of the averages being as the classifiers are.
+    """Writes a run directory; --ema_decay and --ema_batch_stats follow from the classifiers.
 
     Args:
-      raw, ema: accuracies over epochs, of the labels "raw" and "ema/0.998/raw".
-      classifiers: instead, label to accuracies over epochs; it holds "raw".
-      validation: label to accuracies over epochs.
-      epochs: those that were evaluated, 1, 2, ... if not given.
+      argv: other flags of the run.
+      raw, ema: accuracies over epochs of the labels "raw" and "ema/0.998/raw".
+      classifiers: instead of these two, {label: accuracies over epochs} with "raw".
+      validation: {label: accuracies over epochs}.
+      epochs: evaluated epochs, by default 1, 2, ...
     """
     path.mkdir(parents=True)
     curves = classifiers or {"raw": raw, "ema/0.998/raw": ema}
@@ -28,14 +29,14 @@ def write_run(path, *argv, raw=RAW, ema=EMA, classifiers=None, validation=None, 
     epochs = epochs or list(range(1, len(curves["raw"]) + 1))
     tracked = ["--ema_decay", *dict.fromkeys(label.decay for label in averages)]
     tracked += ["--ema_batch_stats", *dict.fromkeys(label.statistics for label in averages)]
-    flags = build_parser().parse_args(["--epochs", str(len(epochs)), *tracked, *map(str, argv)])
+    parsed = build_parser().parse_args(["--epochs", str(len(epochs)), *tracked, *map(str, argv)])
     made = {"precision": "float32", "device": "CPU", "versions": {"numpy": "2.0.0"}, "git_commit": "c0ffee"}
-    (path / "config.json").write_text(json.dumps({"flags": vars(flags), **made, **config}))
+    (path / "config.json").write_text(json.dumps({"flags": vars(parsed), **made, **config}))
     rows = []
     for index, epoch in enumerate(epochs):
-        now = {label: float(curve[index]) for label, curve in curves.items()}
-        row = {"epoch": epoch, "step": STEPS * epoch, "raw_accuracy": now["raw"]}
-        row |= {"ema_accuracy": now[str(averages[0])], "classifiers": now}
+        accuracies = {label: float(curve[index]) for label, curve in curves.items()}
+        row = {"epoch": epoch, "step": STEPS * epoch, "raw_accuracy": accuracies["raw"]}
+        row |= {"ema_accuracy": accuracies[str(averages[0])], "classifiers": accuracies}
         if validation:
             row["validation"] = {label: curve[index] for label, curve in validation.items()}
         rows.append(row)
@@ -47,16 +48,16 @@ def write_rows(path, rows):
     (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def level(accuracies, epochs=3):
-    """Classifiers for `write_run`: label to the same accuracy after each epoch, of label to accuracy."""
+def constant(accuracies, epochs=3):
+    """Returns classifiers for `write_run` with the same accuracy after each epoch, from {label: accuracy}."""
     return {label: [accuracy] * epochs for label, accuracy in accuracies.items()}
 
 
 def write_seeds(path, curves):
-    """Runs that differ by seed, in path/seed-<seed>; curves: label to accuracies [S, E]."""
+    """Writes runs that differ by seed into path/seed-<seed>; curves: {label: accuracies [S, E]}."""
     for seed in range(len(curves["raw"])):
-        of_seed = {label: np.asarray(curve)[seed].tolist() for label, curve in curves.items()}
-        write_run(path / f"seed-{seed}", "--seed", seed, classifiers=of_seed)
+        classifiers = {label: np.asarray(curve)[seed].tolist() for label, curve in curves.items()}
+        write_run(path / f"seed-{seed}", "--seed", seed, classifiers=classifiers)
     return path
 
 
@@ -65,37 +66,36 @@ def groups_of(*paths):
 
 
 def write_predictions(path, labels, answers):
-    """predictions.npz of true classes [N], and of label to answers [N] or logits [N, 10]; returns the path."""
-    logits = {
-        label: values if np.ndim(values) == 2 else np.eye(10, dtype=np.float32)[values]
-        for label, values in answers.items()
-    }
+    """Writes predictions.npz of true classes [N] and {label: answers [N] or logits [N, 10]}; returns the path."""
+    logits = {}
+    for label, values in answers.items():
+        logits[label] = values if np.ndim(values) == 2 else np.eye(10, dtype=np.float32)[values]
     np.savez(path / "predictions.npz", labels=labels, **logits)
     return path
 
 
 def make_report(*argv):
-    """Calls report.py with a command line."""
+    """Calls report.main with a command line."""
     report.main(flags.report_parser().parse_args(list(map(str, argv))))
 
 
 def write_experiment(folder, run, curves, validation=None, argv=(), precision="bfloat16"):
-    """A finished run of results/experiments.py in folder/<its name>.
+    """Writes a finished run of results/experiments.py into folder/<its name>.
 
     Args:
-      curves, validation: label to accuracy after all epochs, or to one for each; labels left out have 0.5.
-      argv: flags beside those of the run.
+      curves, validation: {label: accuracy, constant or for each evaluation}; other labels get 0.5.
+      argv: flags in addition to the run's.
     """
-    asked = build_parser().parse_args([*run.flags.split(), *argv])
-    epochs = list(range(asked.eval_every, asked.epochs + 1, asked.eval_every))
-    averages = [f"ema/{decay}/{policy}" for decay in asked.ema_decay for policy in asked.ema_batch_stats]
+    parsed = build_parser().parse_args([*run.flags.split(), *argv])
+    epochs = list(range(parsed.eval_every, parsed.epochs + 1, parsed.eval_every))
+    averages = [f"ema/{decay}/{policy}" for decay in parsed.ema_decay for policy in parsed.ema_batch_stats]
 
     def full(values):
         labels = ["raw", "raw/recomputed", *averages]
         return {label: np.broadcast_to(values.get(label, 0.5), len(epochs)).tolist() for label in labels}
 
-    made = {"validation": validation and full(validation), "epochs": epochs, "precision": precision}
-    path = write_run(folder / run.name, *run.flags.split(), *argv, classifiers=full(curves), **made)
-    (path / "summary.json").write_text(json.dumps({"epoch": asked.epochs}))
+    options = {"validation": validation and full(validation), "epochs": epochs, "precision": precision}
+    path = write_run(folder / run.name, *run.flags.split(), *argv, classifiers=full(curves), **options)
+    (path / "summary.json").write_text(json.dumps({"epoch": parsed.epochs}))
     (path / "train.log").write_text("")
     return path
