@@ -143,11 +143,13 @@ def first_epochs(results, *policies):
 TABLES = {function.__name__: function for function in (headline, decays, lengths, against, first_epochs)}
 
 
-def make_table(results, name, *arguments):
-    """Returns a table as Markdown, or a line that says which experiment has no finished runs."""
-    if name not in TABLES or not {*EXPERIMENTS, *BATCH_STATS}.issuperset(arguments):
-        raise UserError(f"<!-- results: {' '.join([name, *arguments])} --> is not one of {', '.join(TABLES)}")
-    for experiment in set(arguments) & set(EXPERIMENTS):
+def make_table(results, text):
+    """Returns the table for the text of a block, or a line that says which experiment has no finished runs."""
+    name, *arguments = text.split() or [""]
+    experiments = set(arguments) & set(EXPERIMENTS)
+    if name not in TABLES or set(arguments) - experiments - set(BATCH_STATS):
+        raise UserError(f"<!-- results: {text} --> is not a table, use one of {', '.join(TABLES)}")
+    for experiment in experiments:
         if not read(results, experiment):
             return f"Not there yet: `make results NAME={experiment}`\n"
     return as_markdown(TABLES[name](results, *arguments))
@@ -160,7 +162,7 @@ def main(argv=None, readmes=READMES, results=RESULTS):
     write = parser.parse_args(argv).write
     for file in readmes:
         before = file.read_text()
-        after = BLOCK.sub(lambda match: match[1] + make_table(results, *match[2].split()) + match[3], before)
+        after = BLOCK.sub(lambda match: match[1] + make_table(results, match[2]) + match[3], before)
         if write:
             file.write_text(after)
         elif after != before:
