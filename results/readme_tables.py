@@ -145,7 +145,7 @@ TABLES = {function.__name__: function for function in (headline, decays, lengths
 
 def make_table(results, text):
     """Returns the table for the text of a block, or a line that says which experiment has no finished runs."""
-    name, *arguments = text.split() or [""]
+    name, *arguments = text.split()
     experiments = set(arguments) & set(EXPERIMENTS)
     if name not in TABLES or set(arguments) - experiments - set(BATCH_STATS):
         raise UserError(f"<!-- results: {text} --> is not a table, use one of {', '.join(TABLES)}")

@@ -91,7 +91,7 @@ def test_changed_digit_in_readme_is_found(write, tmp_path):
         readme_tables.main(["--check"], [readme], tmp_path)
 
 
-@pytest.mark.parametrize("block", ["length gain", "lengths gian", "headline extra words", "lengths", ""])
+@pytest.mark.parametrize("block", ["length gain", "lengths gian", "headline more"])
 def test_mistyped_block_is_refused(tmp_path, block):
     readme = tmp_path / "README.md"
     readme.write_text(f"<!-- results: {block} -->\n<!-- end -->\n")
