@@ -1,11 +1,8 @@
 """The experiments behind the numbers in the READMEs, and the runs of each experiment.
 
-    python results/experiments.py gain              # prints the commands that train the missing runs
-    python results/experiments.py gain --collect    # archives finished runs from runs/ in results/, and makes reports
-    python results/experiments.py --check           # status 1 if a report differs from the archived runs
-
-`make results NAME=gain` does the first two. A run is recognized by the flags in its config.json. A directory that holds
-a different run is an error.
+python results/experiments.py gain              # prints the commands that train the missing runs
+python results/experiments.py gain --collect    # archives finished runs from runs/ in results/, and makes reports
+python results/experiments.py --check           # status 1 if a report differs from the archived runs
 """
 
 import argparse
@@ -57,27 +54,23 @@ def continued_runs(experiment, flags, parents):
     return [Run(f"{experiment}/seed-{seed}", f"{run.flags} {flags}", run) for seed, run in enumerate(parents)]
 
 
-BFLOAT16 = "--precision bfloat16"
-POWER = "--ema_power 0.05 0.1"
+BFLOAT16, POWER, COOLDOWN = "--precision bfloat16", "--ema_power 0.05 0.1", "--epochs 20 --lr_cooldown 4"
 VALIDATION = "--validation_size 5000 --ema_start unbiased --ema_batch_stats recomputed raw"
 SIX_DECAYS = f"{VALIDATION} --ema_decay 0.998 0.99 0.995 0.999 0.9995 0.9998"
 HALF_WIDTH = f"--width 0.5 {SIX_DECAYS} --eval_every 4"
 LONG_RUN = f"--width 0.5 {VALIDATION} --ema_decay 0.998 0.999 0.9995 0.9998 {BFLOAT16}"
 FIRST_EPOCHS = "--width 0.5 --epochs 3 --ema_batch_stats raw averaged recomputed --ema_start"
-NOISE = f"{HALF_WIDTH} --label_noise 0.4 --epochs 16 {BFLOAT16}"
-
 GAIN_PARENTS = independent_runs("gain/parent-", f"{HALF_WIDTH} {POWER} --epochs 16", (0, 1, 2))
 GAIN_PARENTS += independent_runs("gain/parent-", f"{HALF_WIDTH} {POWER} --epochs 16 {BFLOAT16}", (3, 4))
-NOISE_PARENTS = independent_runs("noise_cooldown/parent-", NOISE, (0, 1, 2))
 AUGMENT_PARENTS = independent_runs("augment/parent-", f"{LONG_RUN} --augment --eval_every 4 --epochs 32", (0, 1))
 RUNS = [
     *independent_runs("guide/seed-", "--epochs 20", (0,)),
     *continued_runs("gain", "--epochs 20", GAIN_PARENTS),
-    *continued_runs("cooldown", "--epochs 20 --lr_cooldown 4", GAIN_PARENTS),
+    *continued_runs("cooldown", COOLDOWN, GAIN_PARENTS),
     *independent_runs("wide/seed-", f"{SIX_DECAYS} {POWER} --eval_every 10 --epochs 20", (1,)),
     *independent_runs("float32/seed-", f"{HALF_WIDTH} --epochs 20 --precision float32", (0, 1, 2)),
-    *independent_runs("noise/seed-", f"{HALF_WIDTH} {POWER} --epochs 20 --label_noise 0.4", (0, 1, 2)),
-    *continued_runs("noise_cooldown", "--epochs 20 --lr_cooldown 4", NOISE_PARENTS),
+    *independent_runs("noise/seed-", f"{HALF_WIDTH} {POWER} --label_noise 0.4 --epochs 20", (0, 1, 2)),
+    *independent_runs("noise_cooldown/seed-", f"{HALF_WIDTH} {BFLOAT16} --label_noise 0.4 {COOLDOWN}", (0, 1, 2)),
     *continued_runs("augment", "--epochs 40", AUGMENT_PARENTS),
     *continued_runs("augment_cooldown", "--epochs 40 --lr_cooldown 8", AUGMENT_PARENTS),
     *independent_runs("length/seed-", f"{LONG_RUN} --epochs 256 --eval_every 16", (0,)),
@@ -92,11 +85,7 @@ def runs_of(experiment):
 
 
 def is_finished(run, folder):
-    """Returns whether the directory of a run in `folder` holds its last epoch.
-
-    Raises:
-      UserError: it holds the last epoch of a different run.
-    """
+    """Returns whether <folder>/<run.name> holds the last epoch of the run; UserError if it is a different run."""
     path, wanted = folder / run.name, build_parser().parse_args(run.flags.split())
     summary = path / "summary.json"
     if not summary.exists() or json.loads(summary.read_text())["epoch"] != wanted.epochs:
@@ -104,8 +93,7 @@ def is_finished(run, folder):
     saved = load_flags(path)
     saved.precision = "auto" if wanted.precision == "auto" else load_precision(path)
     # Reports ignore these two, but here every run has its seed, and the tables need its evaluated epochs.
-    compared = vars(wanted).keys() - set(IGNORED_FLAGS) | {"seed", "eval_every"}
-    for name in sorted(compared):
+    for name in sorted(vars(wanted).keys() - set(IGNORED_FLAGS) | {"seed", "eval_every"}):
         if getattr(saved, name) != getattr(wanted, name):
             raise UserError(f"{path} holds a run with a different --{name}: move it away (mv {path} {path}-other)")
     return True
@@ -114,10 +102,10 @@ def is_finished(run, folder):
 def commands(run, folder):
     """Returns the shell commands that finish a run in `folder`, and its parent before."""
     path, lines = folder / run.name, []
-    target, temporary = shlex.quote(str(path)), shlex.quote(f"{path}.new")
+    target = shlex.quote(str(path))
     if run.parent and not path.exists():
         parent = shlex.quote(str(folder / run.parent.name))
-        copy = f"rm -rf {temporary} && mkdir -p {temporary} && cp -r {parent}/. {temporary} && mv {temporary} {target}"
+        copy = f"mkdir -p {target}.new && cp -r {parent}/. {target}.new && mv {target}.new {target}"
         lines = [*commands(run.parent, folder), copy]
     if not is_finished(run, folder):
         resume = "--resume " if run.parent or (path / "config.json").exists() else ""
@@ -150,14 +138,13 @@ def make_reports(names, results, output):
 
 
 def check_reports(names, results):
-    """Makes the reports again and compares report.json with the archived one; raises UserError if they differ."""
+    """Makes the reports again; UserError if a report.json differs from the archived one."""
     with tempfile.TemporaryDirectory() as output:
         make_reports(names, results, Path(output))
         for file in Path(output).glob("*/report/report.json"):
             archived = results / file.relative_to(output)
             if not archived.exists() or archived.read_text() != file.read_text():
-                command = f"python results/experiments.py {archived.parts[-3]} --collect"
-                raise UserError(f"{archived} differs from the archived runs: {command}")
+                raise UserError(f"{archived} differs from the archived runs: make it again with --collect")
 
 
 def main(argv=None, results=RESULTS, runs=Path("runs")):
@@ -166,19 +153,15 @@ def main(argv=None, results=RESULTS, runs=Path("runs")):
     parser.add_argument("--collect", action="store_true", help="archive finished runs and make their reports")
     parser.add_argument("--check", action="store_true", help="compare reports with the archived runs (default: all)")
     args = parser.parse_args(argv)
-    unknown = set(args.names) - set(EXPERIMENTS)
-    if unknown or not (args.names or args.check):
+    if set(args.names) - set(EXPERIMENTS) or not (args.names or args.check):
         parser.error(f"pass NAME, one or more of {', '.join(EXPERIMENTS)}")
     if args.check:
-        check_reports(args.names or EXPERIMENTS, results)
-        return
+        return check_reports(args.names or EXPERIMENTS, results)
     missing = [run for name in args.names for run in runs_of(name) if not is_finished(run, results)]
     if args.collect:
-        for run in missing:
-            if is_finished(run, runs):
-                archive(run, runs.resolve(), results)
-        make_reports(args.names, results, results)
-        return
+        for run in [run for run in missing if is_finished(run, runs)]:
+            archive(run, runs.resolve(), results)
+        return make_reports(args.names, results, results)
     lines = [f"# {name}: {EXPERIMENTS[name]}" for name in args.names]
     for run in missing:
         lines += commands(run, runs)

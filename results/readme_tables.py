@@ -1,9 +1,7 @@
 """Makes the tables in README.md and results/README.md from the logs in results/.
 
-    python results/readme_tables.py --write
-    python results/readme_tables.py --check    # status 1 if a README has other tables
-
-Replaces the text between <!-- results: NAME ARGUMENTS --> and <!-- end --> with the table of the function NAME.
+--write replaces the text between <!-- results: NAME ARGUMENTS --> and <!-- end --> with the table of the function NAME.
+--check exits with status 1 if a README has other tables.
 """
 
 import argparse
@@ -79,8 +77,7 @@ def headline(results):
     row = next(row for row in table if row["label"] == label)
     images, changed = row["fixed"] - row["broken"], row["fixed"] + row["broken"]
     half = 1.96 * (changed - images**2 / 10_000) ** 0.5  # Wald interval of matched pairs, in images of 10,000
-    guide_gain = with_interval(images / 100, half / 100, "+")
-    body = [[describe("guide", guide), *cells(guide, label)[:2], guide_gain]]
+    body = [[describe("guide", guide), *cells(guide, label)[:2], with_interval(images / 100, half / 100, "+")]]
     for experiment in ("gain", "cooldown", "noise", "augment", "augment_cooldown"):
         if runs := read(results, experiment):
             body.append([describe(experiment, runs), *cells(runs, best_average(runs))])
@@ -102,9 +99,9 @@ def decays(results, experiment):
 
 def lengths(results, experiment):
     """Lists the average that is best on the validation images after every evaluated epoch."""
-    runs = read(results, experiment)
-    epochs = [row["epoch"] for row in runs[0].rows]
-    body = [[str(epoch), *cells(runs, best_average(runs, epoch), epoch)] for epoch in epochs]
+    runs, body = read(results, experiment), []
+    for epoch in [row["epoch"] for row in runs[0].rows]:
+        body.append([str(epoch), *cells(runs, best_average(runs, epoch), epoch)])
     return Table("", ["epoch", *COLUMNS], body)
 
 
