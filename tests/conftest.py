@@ -1,19 +1,19 @@
-"""Fixtures that several test modules share: a graph and session each, CIFAR-10 on disk, commands, finished runs."""
+"""Fixtures that several test modules share: a graph and session, CIFAR-10 on disk, commands, finished runs."""
 
 import os
-import shlex
 import subprocess
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # as training.cli does
 
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 from support import cifar10, forking
-from support.commands import CUT_OFF, ROOT, TINY_RUN, assert_ended_well, ended
+from support.commands import OFFLINE, ROOT, TINY_RUN, assert_success, finish
 
 from analysis.restored_run import RestoredRun
+from training import run_directory
 from training.log import log
 
 tf.disable_eager_execution()  # as train.py does
@@ -21,7 +21,7 @@ tf.disable_eager_execution()  # as train.py does
 
 @pytest.fixture
 def session():
-    """A session on a fresh default graph, seeded, on the CPU."""
+    """A session on a new default graph, seeded, on the CPU."""
     with tf.Graph().as_default(), tf.device("CPU:0"), tf.Session() as session:
         tf.set_random_seed(0)
         yield session
@@ -29,7 +29,7 @@ def session():
 
 @pytest.fixture
 def initialised(session):
-    """Initialises every variable of the session's graph; returns the session."""
+    """Function: initialises every variable of the session's graph and returns the session."""
 
     def initialise(feeds=None):
         session.run(tf.global_variables_initializer())
@@ -45,13 +45,15 @@ def random():
 
 
 @pytest.fixture(autouse=True)
-def fresh_log():
-    """Leaves the run's logger as it was found: a run points it to its train.log."""
+def clean_process():
+    """Restores the log, which a run sends to its train.log, and releases the locks of run directories."""
     before = log.handlers[:], log.level, log.propagate
     yield
     for handler in set(log.handlers) - set(before[0]):
         handler.close()
     log.handlers[:], log.level, log.propagate = before
+    for path in list(run_directory.locks):
+        run_directory.locks.pop(path).close()
 
 
 @pytest.fixture
@@ -66,13 +68,13 @@ def tiny_cifar10(tmp_path):
 
 @pytest.fixture(scope="session")
 def start():
-    """Starts `python <script> <arguments>` from the project's root, with no GPU and no network in sight."""
+    """Function: starts `python <script> <arguments>` in the project's root, without GPU and network."""
     processes = []
 
-    def start(script, *arguments, environment=None):
+    def start(script, *arguments, environment=None, cwd=ROOT):
         command = [sys.executable, str(ROOT / script), *map(str, arguments)]
-        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
-        processes.append(subprocess.Popen(command, env={**os.environ, **CUT_OFF, **(environment or {})}, **options))
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": cwd}
+        processes.append(subprocess.Popen(command, env={**os.environ, **OFFLINE, **(environment or {})}, **options))
         return processes[-1]
 
     yield start
@@ -84,13 +86,13 @@ def start():
 
 @pytest.fixture(scope="session")
 def run(start):
-    """Runs `python <script> <arguments>` to its end; a CompletedProcess."""
-    return lambda script, *arguments, **options: ended(start(script, *arguments, **options))
+    """Function: runs `python <script> <arguments>` and returns a CompletedProcess."""
+    return lambda script, *arguments, **options: finish(start(script, *arguments, **options))
 
 
 @pytest.fixture(scope="session")
 def forked(tmp_path_factory):
-    """As `run`, in processes forked after TensorFlow's import; support.forking.Forks."""
+    """support.forking.Forks: like `run`, in processes forked after the import of TensorFlow."""
     return forking.Forks(lambda: tmp_path_factory.mktemp("forked"))
 
 
@@ -98,30 +100,25 @@ def forked(tmp_path_factory):
 # Finished runs
 
 
-def trained(forked, directory, argv):
-    """Two epochs of TINY_RUN with more flags; the CompletedProcess."""
-    result = forked("train.py", *TINY_RUN, *shlex.split(argv), "--epochs", 2, "--run_dir", directory)
-    assert_ended_well(result)
-    return result
-
-
 @pytest.fixture(scope="session")
 def finished_run(forked, tmp_path_factory):
-    """(directory, stdout) of a run with one average; for reading only."""
+    """(directory, stdout) of a run with one average; read-only."""
     directory = tmp_path_factory.mktemp("finished") / "run"
-    return directory, trained(forked, directory, "--ema_decay 0.90").stdout
+    result = forked("train.py", *TINY_RUN, "--ema_decay", "0.90", "--epochs", 2, "--run_dir", directory)
+    assert_success(result)
+    return directory, result.stdout
 
 
 @pytest.fixture(scope="session")
 def bank_run(forked, tmp_path_factory):
-    """The directory of a run with a bank of averages and every policy; for reading only."""
+    """Directory of a run with several averages and every policy; read-only."""
     directory = tmp_path_factory.mktemp("bank") / "run"
     averages = "--ema_decay 0.90 0.80 --ema_batch_stats averaged raw recomputed --ema_power 0.05 0.1 0.15"
-    trained(forked, directory, averages)
+    assert_success(forked("train.py", *TINY_RUN, *averages.split(), "--epochs", 2, "--run_dir", directory))
     return directory
 
 
 @pytest.fixture(scope="session")
 def restored(bank_run):
-    """analysis.restored_run.RestoredRun of `bank_run`; whoever asks it something has it use a label first."""
+    """analysis.restored_run.RestoredRun of `bank_run`; call its `use` before anything else."""
     return RestoredRun(bank_run)

@@ -1,15 +1,15 @@
-"""train.py as its users meet it: what a run prints and leaves behind, and what is refused."""
+"""The files and the log of a finished run."""
 
 import json
 import re
 
-from support.commands import PARAMETERS, RESUME, TINY_RUN, assert_one_sentence
-from support.files import contents, read_rows
+from support.commands import PARAMETERS
+from support.files import read_rows
 
 from training import flags
 
 
-def test_finished_run_leaves_every_file(finished_run):
+def test_finished_run_has_every_file(finished_run):
     directory, _ = finished_run
     files = {"config.json", "metrics.jsonl", "summary.json", "predictions.npz", "train.log", "curves.png"}
     assert {path.name for path in directory.iterdir()} == {*files, "checkpoints", "tensorboard", ".lock"}
@@ -25,7 +25,7 @@ def test_metrics_have_a_row_for_each_epoch(finished_run):
         assert row.keys() >= {"train_accuracy", "images_per_second", "seconds"}
         for name in ("train_accuracy", "raw_accuracy", "ema_accuracy"):
             assert 0 <= row[name] <= 1
-        # The whole test set of 64 images counts, nothing is dropped: accuracies are whole 64ths.
+        # All 64 test images count, so accuracies are multiples of 1/64.
         assert row["raw_accuracy"] * 64 == int(row["raw_accuracy"] * 64)
         assert row["classifiers"] == {"raw": row["raw_accuracy"], "ema/0.90/raw": row["ema_accuracy"]}
         assert 0 < row["train_loss"] < 10
@@ -33,7 +33,7 @@ def test_metrics_have_a_row_for_each_epoch(finished_run):
     assert 0 < rows[0]["seconds"] < rows[1]["seconds"] < 120
 
 
-def test_summary_is_the_last_row_with_the_gain(finished_run):
+def test_summary_is_the_last_row(finished_run):
     directory, _ = finished_run
     summary, last = json.loads((directory / "summary.json").read_text()), read_rows(directory)[-1]
     assert {name: summary[name] for name in last} == last
@@ -42,7 +42,7 @@ def test_summary_is_the_last_row_with_the_gain(finished_run):
     assert summary["device"].startswith("CPU")
 
 
-def test_config_holds_every_flag_and_what_is_needed_to_repeat_the_run(finished_run):
+def test_config_has_flags_and_versions(finished_run):
     saved = json.loads((finished_run[0] / "config.json").read_text())
     assert saved["flags"].keys() == vars(flags.parse([])).keys()
     assert (saved["flags"]["width"], saved["flags"]["epochs"], saved["flags"]["ema_decay"]) == (0.05, 2, ["0.90"])
@@ -52,7 +52,7 @@ def test_config_holds_every_flag_and_what_is_needed_to_repeat_the_run(finished_r
     assert "git_commit" in saved
 
 
-def test_log_says_first_what_is_used_then_a_line_for_each_evaluation_then_the_result(finished_run):
+def test_log_has_heading_evaluations_and_result(finished_run):
     directory, stdout = finished_run
     assert (directory / "train.log").read_text() == stdout
     rows = read_rows(directory)
@@ -64,21 +64,3 @@ def test_log_says_first_what_is_used_then_a_line_for_each_evaluation_then_the_re
         for part in (f"{raw:.2f}%", f"{ema:.2f}%", f"{ema - raw:+.2f}"):
             assert part in text.splitlines()[0]
     assert str(directory) in stdout.splitlines()[-1]
-
-
-def test_existing_run_is_refused_and_left_alone(finished_run, forked):
-    directory, _ = finished_run
-    before = contents(directory)
-    assert_one_sentence(forked("train.py", *TINY_RUN, "--run_dir", directory), 1, directory, "--resume", "--run_dir")
-    assert_one_sentence(forked(*RESUME, directory, "--width", "0.1"), 2, directory, "--width 0.05")
-    assert contents(directory) == before
-
-
-def test_mistake_is_one_sentence_and_leaves_no_directory(forked, tmp_path):
-    nowhere = tmp_path / "nowhere"
-    for argv, status, parts in (
-        (["--batch_size", "257"], 2, ["--batch_size 257", "256"]),
-        (["--dataset", "cifar10", "--data_dir", nowhere], 1, [f"mkdir -p {nowhere}"]),
-    ):
-        assert_one_sentence(forked("train.py", *TINY_RUN, *argv, "--run_dir", tmp_path / "run"), status, *parts)
-        assert list(tmp_path.iterdir()) == []

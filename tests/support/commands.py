@@ -1,4 +1,4 @@
-"""The commands as a black box: what they are called with, how they are watched, and how they fail."""
+"""Commands as black boxes: arguments, waiting, results."""
 
 import shlex
 import subprocess
@@ -7,14 +7,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
-CUT_OFF = {  # the environment without a GPU and a network
+OFFLINE = {  # an environment without GPU and network
     "CUDA_VISIBLE_DEVICES": "-1",
-    "http_proxy": "http://127.0.0.1:9",  # nothing listens there
+    "http_proxy": "http://127.0.0.1:9",  # a closed port
     "https_proxy": "http://127.0.0.1:9",
     "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
 }
 
-# A network and a data set so small that a run is mostly TensorFlow's import.
+# The network and the data are so small that the import of TensorFlow takes most of a run's time.
 TINY_RUN = shlex.split(
     "--dataset synthetic --width 0.05 --train_size 256 --test_size 64 --batch_size 32 --device cpu --precision float32"
 )
@@ -24,30 +24,30 @@ RESUME = ("train.py", "--resume", "--run_dir")
 
 
 def resume_command(directory):
-    """The command that a person is told to type."""
+    """Returns the command that an error message has to name."""
     return f"python {shlex.join(map(str, [*RESUME, directory]))}"
 
 
 def wait_until(condition, process):
-    """Waits for condition(), which has to hold before the process ends."""
+    """Waits for condition(); fails if the process ends before."""
     while not condition():
-        assert process.poll() is None, ended(process)
+        assert process.poll() is None, finish(process)
         time.sleep(0.001)
 
 
-def ended(process):
-    """The end of a process, at most ten minutes from now, on a busy machine; a CompletedProcess."""
+def finish(process):
+    """Waits for the end of a process, at most ten minutes; returns a CompletedProcess."""
     stdout, stderr = process.communicate(timeout=600)
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
-def assert_ended_well(result):
-    """A command did what it is for, and had nothing to say on stderr."""
+def assert_success(result):
+    """Checks for exit status 0 and an empty stderr."""
     assert (result.returncode, result.stderr) == (0, "")
 
 
 def assert_one_sentence(result, status, *parts):
-    """A command ended with the status and one line on stderr, in the name of its script, which holds `parts`."""
+    """Checks the exit status and that stderr is one line, which starts with the script's name and contains `parts`."""
     assert result.returncode == status, result.stderr
     script = next(Path(argument).name for argument in map(str, result.args) if argument.endswith(".py"))
     lines = result.stderr.splitlines()

@@ -1,4 +1,4 @@
-"""Ways in which a file goes bad, by hand and at random."""
+"""Corrupt files, by hand and at random."""
 
 import contextlib
 import resource
@@ -25,7 +25,7 @@ def delete(file):
 
 @contextlib.contextmanager
 def limited_file_size(size):
-    """Within it, no file that this process writes can outgrow so many bytes, as on a full disk."""
+    """Limits the files that this process writes to `size` bytes, like a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -35,20 +35,21 @@ def limited_file_size(size):
 
 
 def fuzz(examples):
+    """Returns the decorator of a reproducible hypothesis test."""
     return settings(max_examples=examples, deadline=None, derandomize=True, database=None)
 
 
-def _replaced(place, removed, noise):
+def _replacement(position, removed, noise):
     def damage(content):
-        start = place % (len(content) + 1)
+        start = position % (len(content) + 1)
         return content[:start] + noise + content[start + removed :]
 
     return damage
 
 
-# Functions from the bytes of a file to others: cut off, or with bytes changed, left out or put in.
+# Functions from bytes to bytes: truncated, or with some bytes changed, removed or inserted.
 damages = st.builds(
-    _replaced,
+    _replacement,
     st.integers(0, 10**6),
     st.sampled_from([0, 1, 20, 10**9]),
     st.one_of(st.just(b""), st.binary(max_size=20)),
@@ -57,10 +58,10 @@ damages = st.builds(
 
 @contextlib.contextmanager
 def damaged(file, content):
-    """Within it, the file holds `content`; afterwards it is checked that it still does, and that no other changed.
+    """Replaces the file's content; afterwards checks that nothing in its directory changed, and restores it.
 
     Yields:
-      Whether that is damage at all.
+      bool: the content differs.
     """
     original = file.read_bytes()
     file.write_bytes(content)

@@ -1,4 +1,4 @@
-"""What a run leaves behind, read as another program would."""
+"""Files of a run, read without the program."""
 
 import json
 
@@ -12,18 +12,18 @@ TIMINGS = {"seconds", "images_per_second", "evaluation_seconds"}
 
 
 def contents(directory):
-    """Every file under the directory: path to bytes."""
+    """Returns {path: bytes} of every file under the directory."""
     return {path: path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()}
 
 
 def read_rows(directory):
-    """metrics.jsonl, every line of which must be whole; none where there is no such file yet."""
+    """Returns the rows of metrics.jsonl; [] if there is no file yet."""
     file = directory / "metrics.jsonl"
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def wait_for_a_row(directory, process):
-    """Waits until a run has evaluated once more than when this is called."""
+def wait_for_row(directory, process):
+    """Waits until a run has written another row."""
     rows = len(read_rows(directory))
     wait_until(lambda: len(read_rows(directory)) > rows, process)
 
@@ -33,38 +33,30 @@ def rows_without_timings(directory):
 
 
 def read_arrays(file):
-    """An .npz: name to array."""
+    """Returns {name: array} of an .npz."""
     with np.load(file, allow_pickle=False) as saved:
         return dict(saved)
 
 
 def checkpoint_values(directory):
-    """The newest checkpoint of a run: variable name to array."""
+    """Returns {variable name: array} of the newest checkpoint of a run."""
     reader = tf.train.load_checkpoint(str(checkpoints.list_checkpoints(directory)[-1] / "model"))
     return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
 
 
-def scalars(directory):
-    """What TensorBoard shows, without what a later session took back: curve to {tag: [(step, value)]}.
-
-    A curve is named by its directory below tensorboard/.
-    """
-    root, shown = directory / "tensorboard", {}
+def read_events(directory):
+    """Returns the TensorBoard events of a run: {directory below tensorboard/: {tag: [(step, value)]}}."""
+    root, curves = directory / "tensorboard", {}
     for file in sorted(root.rglob("events.out.tfevents.*")):
-        points = shown.setdefault(str(file.parent.relative_to(root)), [])
+        tags = curves.setdefault(str(file.parent.relative_to(root)), {})
         for event in tf.train.summary_iterator(str(file)):
-            if event.session_log.status == tf.SessionLog.START:
-                points[:] = [point for point in points if point[1] < event.step]
-            points += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
-    return {curve: _by_tag(points) for curve, points in shown.items()}
-
-
-def _by_tag(points):
-    return {tag: [point[1:] for point in points if point[0] == tag] for tag in sorted({point[0] for point in points})}
+            for value in event.summary.value:
+                tags.setdefault(value.tag, []).append((event.step, value.simple_value))
+    return curves
 
 
 def assert_equal_arrays(got, expected):
-    """Two dicts, name to array, are the same bit for bit."""
+    """Checks that two dicts of arrays are equal bit for bit."""
     assert got.keys() == expected.keys()
     for name, array in expected.items():
         assert (got[name].dtype, got[name].shape) == (array.dtype, array.shape), name

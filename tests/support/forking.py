@@ -1,4 +1,4 @@
-"""The commands in processes that are forked after TensorFlow's import, which takes longer than a tiny run."""
+"""Commands in processes forked after the import of TensorFlow, which takes longer than a tiny run."""
 
 import multiprocessing
 import os
@@ -8,33 +8,31 @@ import sys
 import threading
 import traceback
 
-from support.commands import CUT_OFF, ROOT, ended
+from support.commands import OFFLINE, ROOT, finish
 
-FORKING = multiprocessing.get_context("forkserver")
-FORKING.set_forkserver_preload(["tensorflow"])
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload(["tensorflow"])
 
 
-class Forked(FORKING.Process):
-    """`python <script> <arguments>`, as a subprocess.Popen.
+class Forked(FORKSERVER.Process):
+    """`python <script> <arguments>`, with the interface of subprocess.Popen.
 
     Args:
-      folder: where its output goes.
+      folder: directory for its output.
       args: the script and its arguments.
       environment: variables to set.
-      file_size: bytes that no file can outgrow, as on a full disk.
-      beside: a function that a thread of the process calls meanwhile.
+      file_size: maximum bytes per file, like a full disk.
+      thread: function that a second thread of the process calls.
     """
 
-    def __init__(self, folder, args, environment=None, file_size=None, beside=None):
+    def __init__(self, folder, args, environment=None, file_size=resource.RLIM_INFINITY, thread=None):
         super().__init__(daemon=True)
         self.args = list(map(str, args))
         self.output = [folder / "stdout", folder / "stderr"]
-        self.environment = CUT_OFF | (environment or {})
-        self.file_size = resource.RLIM_INFINITY if file_size is None else file_size
-        self.beside = beside
+        self.environment = OFFLINE | (environment or {})
+        self.file_size, self.thread = file_size, thread
 
     def run(self):
-        """What the process does; it ends in here."""
         status = 1
         try:
             for descriptor, file in enumerate(self.output, 1):
@@ -43,8 +41,8 @@ class Forked(FORKING.Process):
             os.environ.update(self.environment)
             resource.setrlimit(resource.RLIMIT_FSIZE, (self.file_size, resource.RLIM_INFINITY))
             sys.argv = self.args
-            if self.beside:
-                threading.Thread(target=self.beside, daemon=True).start()
+            if self.thread:
+                threading.Thread(target=self.thread, daemon=True).start()
             runpy.run_path(str(ROOT / self.args[0]), run_name="__main__")
         except SystemExit as end:
             status = end.code
@@ -53,11 +51,9 @@ class Forked(FORKING.Process):
         finally:
             os._exit(status)
 
-    def poll(self):
-        return self.exitcode
+    returncode = property(lambda self: self.exitcode)
 
-    @property
-    def returncode(self):
+    def poll(self):
         return self.exitcode
 
     def send_signal(self, number):
@@ -69,17 +65,15 @@ class Forked(FORKING.Process):
 
 
 class Forks:
-    """Runs commands in directories that `new_folder` makes."""
+    """Runs commands; `new_folder` creates a directory for the output of each. The options are those of Forked."""
 
     def __init__(self, new_folder):
         self.new_folder = new_folder
 
     def start(self, *args, **options):
-        """Starts a script with arguments and options of Forked, which it returns."""
         process = Forked(self.new_folder(), args, **options)
         process.start()
         return process
 
     def __call__(self, *args, **options):
-        """As `start`, to the end; returns a subprocess.CompletedProcess."""
-        return ended(self.start(*args, **options))
+        return finish(self.start(*args, **options))

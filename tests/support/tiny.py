@@ -1,4 +1,4 @@
-"""A tiny run in this process, stepped one by one: what the tests of averages and of training look into."""
+"""A tiny run in this process, trained step by step, for the tests of averages and of training."""
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -6,40 +6,42 @@ import tensorflow.compat.v1 as tf
 import data
 import train
 from support.commands import TINY_RUN
-from training import device, flags, places, settings, synthetic
+from training import device, flags, settings, strategies, synthetic
 
 STEPS = 12
 EPOCH_STEPS = 4
 
 
 def split(size, seed):
-    """A data.Split of synthetic images."""
+    """Returns a data.Split of synthetic images."""
     return data.Split(*synthetic.draw(size, seed))
 
 
 def dataset():
-    """What a SteppedRun is trained and tested on."""
-    return data.Dataset(split(64, seed=5), split(30, seed=6), "drawn", synthetic.CLASS_NAMES)
+    """Returns the data.Dataset of a SteppedRun: 64 training and 30 test images."""
+    loaded = data.load("synthetic", train_size=1, test_size=1)
+    return loaded._replace(train=split(64, seed=5), test=split(30, seed=6), source="drawn")
 
 
-def resolved(*argv):
-    """The settings of a tiny run with these flags over 64 images."""
+def resolve(*argv):
+    """Returns the settings of a tiny run with these flags."""
     parsed = flags.parse([*TINY_RUN, "--batch_size", "16", "--seed", "3", *argv])
-    return settings.resolve(parsed, places.OneDevice(device.choose("cpu")), None, 64, network=None)
+    return settings.resolve(parsed, strategies.SingleDevice(device.choose("cpu")), dataset(), network=None)
 
 
 def initialise(session):
-    """Initialises every variable of the default graph, the resident data included."""
+    """Initialises every variable of the default graph, including the data on the device."""
     session.run([tf.global_variables_initializer(), tf.local_variables_initializer()], data.device_feeds())
 
 
 class SteppedRun:
-    """A tiny run, stepped one by one, with what its variables held after each step."""
+    """A tiny run, trained step by step; `history` holds its weights and batch statistics after each step."""
 
     def __init__(self, *argv, steps=STEPS, xla=False):
-        self.settings = resolved(*argv, "--xla", "on" if xla else "off")
+        self.settings = resolve(*argv, "--xla", "on" if xla else "off")
         with tf.Graph().as_default() as self.tf_graph:
             self.graph = train.build(self.settings, dataset())
+            self.global_step = tf.train.get_global_step()
             self.session = tf.Session()
             initialise(self.session)
             self.saver = tf.train.Saver()
@@ -50,19 +52,16 @@ class SteppedRun:
             self.history.append(self.read(self.graph.var_class + self.batch_stats))
 
     def train(self, until):
-        """Trains up to a step of the same epoch, in one session.run; returns the training.loop.Progress."""
-        if self.step() % EPOCH_STEPS == 0:
+        """Trains up to a step of the same epoch, in one session.run; returns the LoopResult."""
+        if self.session.run(self.global_step) % EPOCH_STEPS == 0:
             self.session.run(self.graph.shuffle)
         return self.session.run(self.graph.loop.train, {self.graph.loop.until: until})
-
-    def step(self):
-        return int(self.session.run(self.graph.step))
 
     def read(self, variables):
         return {v.op.name: value for v, value in zip(variables, self.session.run(variables), strict=True)}
 
     def everything(self):
-        """Every variable that a checkpoint holds: name to array."""
+        """Returns {name: array} of every variable in a checkpoint."""
         with self.tf_graph.as_default():
             return self.read(tf.global_variables())
 
@@ -72,29 +71,30 @@ class SteppedRun:
                 variable.load(values[variable.op.name], self.session)
 
     def logits(self, label):
-        """Test logits of a classifier, its batch statistics recomputed first where that is its policy."""
-        tested = self.graph.test_classifiers[label]
-        if tested.recompute is not None:
-            self.session.run(tested.recompute)
-        return self.session.run(tested.logits["test"])
+        """Returns the test logits of a classifier, after recomputing its batch statistics if it has any."""
+        test_classifier = self.graph.test_classifiers[label]
+        if test_classifier.recompute is not None:
+            self.session.run(test_classifier.recompute)
+        return self.session.run(test_classifier.logits["test"])
 
     def shadows(self, average, *, stats=False):
-        of, variables = (average.stats_ema, self.batch_stats) if stats else (average.weights_ema, self.graph.var_class)
-        values = self.session.run([of.average(variable) for variable in variables])
+        ema, variables = (average.stats_ema, self.batch_stats) if stats else (average.weights_ema, self.graph.var_class)
+        values = self.session.run([ema.average(variable) for variable in variables])
         return {variable.op.name: value for variable, value in zip(variables, values, strict=True)}
 
     def primary(self):
-        """The primary Average."""
+        """Returns the primary ema.Average."""
         return next(iter(self.graph.averages.decays.values()))
 
     def recurrence(self, name, decay_of):
-        """shadow = d_t shadow + (1 - d_t) weights, in float64, over the weights after every step."""
+        """Returns shadow = d_t shadow + (1 - d_t) weights over all steps, in float64."""
         shadow = self.history[0][name].astype(np.float64)
         for t, weights in enumerate(self.history[1:], start=1):
             shadow = decay_of(t) * shadow + (1 - decay_of(t)) * weights[name].astype(np.float64)
         return shadow
 
     def check(self, average, decay_of, *, stats=False):
+        """Compares all shadows of an average with `recurrence`."""
         for name, shadow in self.shadows(average, stats=stats).items():
             expected = self.recurrence(name, decay_of)
             assert shadow.dtype == np.float32

@@ -1,6 +1,6 @@
-"""A process that ends at a signal as a run does, and takes so many seconds to save.
+"""A process that handles signals like a run: PYTHONPATH=. python tests/support/waiting.py SECONDS {SIG_DFL,SIG_IGN}
 
-PYTHONPATH=. python tests/support/waiting.py SECONDS {SIG_DFL,SIG_IGN}  # the latter as nohup does with SIGHUP
+It takes SECONDS to save; SIG_IGN ignores SIGHUP, as nohup does.
 """
 
 import signal
