@@ -11,9 +11,8 @@ import time
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from support import tiny
-from support.commands import EPOCH_STEPS, OFFLINE, RESUME, ROOT, TINY_RUN, finish
-from support.commands import assert_one_sentence, assert_success, resume_command
+from support import commands, tiny
+from support.commands import OFFLINE, ROOT, TINY_RUN, finish, resume_command, wait_until
 from support.files import read_arrays, read_rows
 from support.replicas import UNTIL
 
@@ -24,7 +23,6 @@ from training import checkpoints, workers
 from training.cli import UserError
 from training.labels import Label
 
-PATIENCE = 400  # seconds, for busy machines
 ENDLESS = ["train.py", *TINY_RUN, "--ema_decay", "0.9", "--epochs", 100_000, "--strategy", "multiworker"]
 
 
@@ -206,15 +204,6 @@ def test_replicas_share_each_batch():
 # Runs of two workers
 
 
-def wait_for_checkpoint(directory, processes, step):
-    deadline = time.monotonic() + PATIENCE
-    while checkpoints.last_step(directory) < step:
-        for process in processes:
-            assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 def assert_evaluated(directory):
     """Compares the last row and predictions.npz with the checkpoint, evaluated on one device."""
     run, row, predictions = RestoredRun(directory), read_rows(directory)[-1], read_arrays(directory / "predictions.npz")
@@ -229,25 +218,23 @@ def assert_evaluated(directory):
 def test_lost_worker_ends_the_other(launch, tmp_path, signal_name):
     directory, lost = tmp_path / "run", ["SIGSTOP", "SIGKILL"].index(signal_name)
     processes = launch(*ENDLESS, "--run_dir", directory, workers=2)
-    wait_for_checkpoint(directory, processes, 2 * EPOCH_STEPS)
+    wait_until(lambda: checkpoints.last_step(directory), processes[0])
     processes[lost].send_signal(signal.Signals[signal_name])
     start = time.monotonic()
     result = finish(processes[1 - lost])
     assert time.monotonic() - start < 60
     processes[lost].kill()
-    assert_one_sentence(result, 1, f"worker {lost}", resume_command(directory))
+    commands.assert_one_sentence(result, 1, f"worker {lost}", resume_command(directory))
 
-    epochs = checkpoints.last_step(directory) // EPOCH_STEPS + 2
-    resume = [*RESUME, directory, "--epochs", epochs]
+    epochs = read_rows(directory)[-1]["epoch"] + 2
+    resume = ["train.py", "--resume", "--run_dir", directory, "--epochs", epochs]
     if lost == 1:
         results = [finish(process) for process in launch(*resume, workers=2)]
-        assert "2 replicas on CPU:0 of 127.0.0.1:" in results[0].stdout
-        assert results[1].stdout == ""
+        assert [bool(result.stdout) for result in results] == [True, False]  # only the chief logs
     else:
         results = [finish(process) for process in launch(*resume, "--strategy", "mirrored", "--replicas", 4)]
-        assert "4 replicas on CPU:0, CPU:1, CPU:2, CPU:3" in results[0].stdout
     for result in results:
-        assert_success(result)
+        commands.assert_success(result)
     assert_evaluated(directory)
     assert [row["epoch"] for row in read_rows(directory)] == list(range(1, epochs + 1))
 
@@ -256,18 +243,20 @@ def test_lost_worker_ends_the_other(launch, tmp_path, signal_name):
 def test_signal_to_one_worker_stops_all(launch, tmp_path):
     directory = tmp_path / "run"
     processes = launch(*ENDLESS, "--run_dir", directory, workers=2)
-    wait_for_checkpoint(directory, processes, EPOCH_STEPS)
+    wait_until(lambda: checkpoints.last_step(directory), processes[0])
     processes[1].send_signal(signal.SIGTERM)
     results = [finish(process) for process in processes]
     for result in results:
-        assert_one_sentence(result, 143, f"at step {checkpoints.last_step(directory)}", resume_command(directory))
+        commands.assert_one_sentence(
+            result, 143, f"at step {checkpoints.last_step(directory)}", resume_command(directory)
+        )
 
 
 @pytest.mark.slow
 def test_workers_with_other_flags_are_refused(launch, tmp_path):
     argv = [*ENDLESS, "--run_dir", tmp_path / "run"]
     for process in launch(*argv, workers=2, extra=lambda index: ["--seed", index]):
-        assert_one_sentence(finish(process), 2, "flags")
+        commands.assert_one_sentence(finish(process), 2, "flags")
 
 
 @pytest.mark.slow
@@ -277,7 +266,7 @@ def test_unreachable_worker_is_named(launch, tmp_path):
         used, own, closed = (f"127.0.0.1:{port}" for port in (listener.getsockname()[1], *free_ports(2)))
         for addresses, index in (((own, used), 1), ((own, closed), 1), ((used, closed), 0)):
             (process,) = launch(*argv, workers=1, addresses=addresses)
-            assert_one_sentence(finish(process), 1, f"worker {index}", addresses[index], "TF_CONFIG")
+            commands.assert_one_sentence(finish(process), 1, f"worker {index}", addresses[index], "TF_CONFIG")
     assert not (tmp_path / "run").exists()
 
 

@@ -1,18 +1,12 @@
 """Signals: the first one saves the run; only a second Ctrl-C, a second later, ends it at once."""
 
-import re
-import shlex
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from support.commands import ROOT, TINY_RUN, assert_one_sentence, finish, resume_command, wait_until
-from support.files import wait_for_row
+from support.commands import TINY_RUN, assert_one_sentence, finish, wait_until
 
-from training import checkpoints
 from training.cli import DOUBLE_SIGNAL_WINDOW, SIGNALS
 
 
@@ -68,20 +62,3 @@ def test_interrupt_during_import(start, tmp_path):
     result = finish(process)
     assert result.returncode == 130
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.slow
-def test_timeout_around_make_saves(tmp_path):
-    """`timeout` signals make and its process group, and make passes the signal on: the run receives it twice."""
-    directory = tmp_path / "run"
-    command = [sys.executable, ROOT / "train.py", *TINY_RUN, "--epochs", 1000, "--run_dir", directory]
-    (tmp_path / "Makefile").write_text(f"train:\n\t{shlex.join(map(str, command))}\n")
-    make = ["timeout", "8h", "make", "--file", tmp_path / "Makefile", "train"]
-    with subprocess.Popen(make, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        wait_for_row(directory, process)
-        process.terminate()  # as when the time is over
-        _, stderr = process.communicate(timeout=600)
-    (sentence,) = (line for line in stderr.splitlines() if line.startswith("train.py: "))
-    assert resume_command(directory) in sentence
-    step = int(re.search(r"at step (\d+)", sentence)[1])
-    assert checkpoints.last_step(directory) == step
