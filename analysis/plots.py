@@ -5,7 +5,6 @@ matplotlib is imported when a figure is drawn, so a broken installation does not
 
 import io
 import logging
-import os
 import textwrap
 
 from training.files import write_whole
@@ -79,7 +78,6 @@ def render_figure(name, draw, *formats):
     Returns:
       A list with the bytes of each format; None, after a warning, if the figure cannot be drawn.
     """
-    os.environ["MPLBACKEND"] = "agg"  # a notebook's backend would fail to import
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns if it cannot write a cache
     files = [io.BytesIO() for _ in formats]
     try:
