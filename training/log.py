@@ -211,7 +211,7 @@ def explain_deficit(primary, accuracy, initial_share):
         return None
     reasons = []
     if initial_share >= MIN_SHARE:
-        reasons.append(f"{initial_share:.0%} of it is still the initial weights (use --ema_start warmup)")
+        reasons.append(f"{initial_share:.0%} of the average is still the initial weights (use --ema_start warmup)")
     fair = primary._replace(statistics="recomputed")
     if primary.statistics == "raw" and str(fair) not in accuracy:
         reasons.append("its batch statistics are the raw network's (use --ema_batch_stats recomputed)")
