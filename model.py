@@ -1,10 +1,9 @@
-"""Layers and the CIFAR-10 classifier of the guide, over `tf.compat.v1.get_variable`.
+"""Layers and the classifier of the guide, over `tf.compat.v1.get_variable`.
 
-`classifier()` builds the network over variables named `<scope>/<layer>/{weights,gamma,beta,mean,var}`.
-Called again with `reuse=True` it builds the same network over the same variables, and with a custom
-`getter` over other tensors in their place: that is how `ema.py` rebuilds it from the shadow variables.
+`classifier()` creates variables named `<scope>/<layer>/{weights,gamma,beta,mean,var}`. With `reuse=True` it builds the
+same network over the same variables, and with a custom `getter` over other tensors: ema.py passes the shadow variables.
 
-Variables are float32 always; `dtype` is the precision that the convolutions compute in.
+Variables are always float32; `dtype` is the precision of the convolutions.
 """
 
 import tensorflow as tf2
@@ -18,20 +17,20 @@ DROPOUT_RATE = 0.5
 
 
 def _initializer():
-    """He et al. 2015, as in the guide: variance 2 / fan_in, truncated normal."""
+    """Returns the guide's initializer (He et al. 2015): variance 2 / fan_in, truncated normal."""
     return tf.variance_scaling_initializer(scale=2.0, mode="fan_in", distribution="truncated_normal")
 
 
 def conv2d(x, channels, name):
-    """3x3 convolution, stride 1, SAME, without bias: the batch norm that follows would cancel one.
+    """Applies a 3x3 convolution, stride 1, SAME, without bias because batch norm follows.
 
     Args:
-      x: [N, H, W, C] of the compute dtype; the weights are cast to it.
+      x: [N, H, W, C]; the weights are cast to its dtype.
       channels: number of output channels.
-      name: variable scope; holds `weights` [3, 3, C, channels] float32.
+      name: variable scope of `weights` [3, 3, C, channels] float32.
 
     Returns:
-      [N, H, W, channels] of x's dtype.
+      [N, H, W, channels] with x's dtype.
     """
     with tf.variable_scope(name):
         weights = tf.get_variable("weights", [3, 3, x.shape[-1], channels], initializer=_initializer())
@@ -39,35 +38,33 @@ def conv2d(x, channels, name):
 
 
 def dense(x, units, name):
-    """Fully connected layer without bias, [N, C] to [N, units], `weights` [C, units] float32."""
+    """Applies a fully connected layer without bias: [N, C] to [N, units], `weights` [C, units] float32."""
     with tf.variable_scope(name):
         weights = tf.get_variable("weights", [x.shape[-1], units], initializer=_initializer())
         return tf.matmul(x, tf.cast(weights, x.dtype))
 
 
 def batch_norm(x, phase, internal_update=False, momentum=BATCH_NORM_MOMENTUM):
-    """Batch normalisation (Ioffe & Szegedy 2015) over every axis but the last.
+    """Applies batch normalisation (Ioffe & Szegedy 2015) over every axis but the last.
 
-    In the training phase x is normalised with the mean and variance of this batch, and the moving
-    `mean` and `var` go to `momentum * moving + (1 - momentum) * batch`, with the batch's population
-    variance as in the guide (the fused kernel hands out Bessel's n / (n - 1) of it, undone here).
-    At test time x is normalised with the moving statistics.
+    In training, x is normalised with the mean and variance of the batch, and the moving `mean` and `var` become
+    `momentum * moving + (1 - momentum) * batch`. The batch variance is the population variance, as in the guide: the
+    fused kernel returns it times n / (n - 1), which is undone. In testing, x is normalised with the moving statistics.
 
     Args:
       x: [N, H, W, C] or [N, C], float32 or bfloat16.
       phase: True to train, False to test.
-      internal_update: where the moving averages are updated in the training phase: before the
-        output is available (True), by the operations left in the `update_ops` collection (False),
-        or by the caller, for whom a list takes the pairs (new value, variable).
-      momentum: of the moving averages; a number or a scalar tensor.
+      internal_update: how to update the moving statistics in training. True: before the output is available; False:
+        by the operations in the collection `update_ops`; a list: pairs (new value, variable) for the caller to assign.
+      momentum: of the moving statistics; a number or a scalar tensor.
 
     Returns:
-      A tensor of x's shape and dtype.
+      A tensor with x's shape and dtype.
     """
     channels = x.shape[-1]
     gamma = tf.get_variable("gamma", [channels], initializer=tf.ones_initializer())
     beta = tf.get_variable("beta", [channels], initializer=tf.zeros_initializer())
-    # Of several replicas (--strategy) each moves its own copy with the statistics of its own part of the batch.
+    # With several replicas, each updates its own copy from its own slice of the batch.
     moving = {
         "trainable": False,
         "synchronization": tf.VariableSynchronization.ON_READ,
@@ -75,7 +72,7 @@ def batch_norm(x, phase, internal_update=False, momentum=BATCH_NORM_MOMENTUM):
     }
     mean = tf.get_variable("mean", [channels], initializer=tf.zeros_initializer(), **moving)
     var = tf.get_variable("var", [channels], initializer=tf.ones_initializer(), **moving)
-    images = x if x.shape.rank == 4 else x[:, None, None, :]  # the fused kernel takes images only
+    images = x if x.shape.rank == 4 else x[:, None, None, :]  # the fused kernel needs images
 
     if not phase:
         output, _, _ = tf.nn.fused_batch_norm(
@@ -102,7 +99,7 @@ def batch_norm(x, phase, internal_update=False, momentum=BATCH_NORM_MOMENTUM):
             tf.add_to_collection(tf.GraphKeys.UPDATE_OPS, variable.assign(value))
     output = output if x.shape.rank == 4 else output[:, 0, 0, :]
     with tf.control_dependencies(updates):
-        return tf.identity(output)  # the graph optimiser keeps what an identity waits for, not so with every op
+        return tf.identity(output)  # the graph optimizer keeps the control dependencies of an identity
 
 
 def leaky_relu(x):
@@ -114,39 +111,33 @@ def max_pool(x):
 
 
 def avg_pool(x):
-    """Global average pool, [N, H, W, C] to [N, C], summed in float32."""
+    """Averages over the image in float32: [N, H, W, C] to [N, C]."""
     return tf.reduce_mean(tf.cast(x, tf.float32), axis=[1, 2])
 
 
 def to_uint32_seed(seed):
-    """Seeds for stateless random operations that draw the same compiled by XLA or not.
+    """Widens a seed, int32 [2] to int64 [2], so that stateless operations draw the same numbers with and without XLA.
 
-    XLA looks at the lower 32 bits of a seed alone, the plain kernels at all 64, where a negative int32 has its sign.
-
-    Args:
-      seed: int32 [2], read as unsigned.
-
-    Returns:
-      int64 [2].
+    XLA reads only the lower 32 bits of a seed; other kernels read all 64, and would sign-extend a negative int32.
     """
     return tf.cast(tf.bitcast(tf.convert_to_tensor(seed, tf.int32), tf.uint32), tf.int64)
 
 
 def dropout(x, phase, rate=DROPOUT_RATE, seed=None):
-    """In the training phase zeroes each element with probability `rate` and divides the rest by 1 - rate.
+    """In training, zeroes each element with probability `rate` and divides the others by 1 - rate.
 
     Args:
       x: any shape, float.
       phase: True to train; False returns x.
-      rate: in [0, 1); with a seed it is taken to the nearest multiple of 2^-16.
-      seed: None draws from TensorFlow's stateful generator; an int32 tensor of shape [2] makes the mask a pure
-        function of it, the same on every device, compiled or not.
+      rate: in [0, 1); with a seed, it is rounded to a multiple of 2^-16.
+      seed: None uses TensorFlow's stateful generator. With an int32 tensor [2], the mask is a pure function of the
+        seed: the same on every device, with and without XLA.
     """
     if not phase or rate == 0:
         return x
     if seed is None:
         return tf.nn.dropout(x, rate=rate)
-    # Sixteen random bits an element decide it: drawing a float for each takes twice as long.
+    # 16 random bits per element; drawing a float for each takes twice as long.
     size = tf.size(x)
     pairs = tf2.random.stateless_uniform([(size + 1) // 2], to_uint32_seed(seed), None, None, tf.int32, alg="philox")
     bits = tf.reshape(tf.reshape(tf.bitcast(pairs, tf.uint16), [-1])[:size], tf.shape(x))
@@ -156,7 +147,7 @@ def dropout(x, phase, rate=DROPOUT_RATE, seed=None):
 
 
 def layer_seed(seed, layer):
-    """The seed of one layer's dropout, int32 [2], of that of all."""
+    """Derives the seed of one layer's dropout, int32 [2], from the seed of the step."""
     return tf.cast(tf2.random.experimental.stateless_fold_in(to_uint32_seed(seed), layer, "philox"), tf.int32)
 
 
@@ -174,30 +165,30 @@ def classifier(
     momentum=BATCH_NORM_MOMENTUM,
     num_classes=10,
 ):
-    """The guide's nine-convolution network; its first six arguments alone do what the guide's did.
+    """Builds the guide's network of nine convolutions; the first six arguments alone do what the guide's did.
 
     Args:
-      x: images [N, H, W, 3], float, in [-1, 1].
+      x: images [N, H, W, C], float, in [-1, 1].
       phase: True to train (batch statistics, dropout), False to test.
-      scope: variable scope of the whole network.
-      reuse: True to build over the variables that exist.
+      scope: variable scope of the network.
+      reuse: True to build over existing variables.
       internal_update: see `batch_norm`.
       getter: custom getter of `tf.get_variable`, such as `ema.ema_getter(ema)`.
-      width: multiplies the channels of every convolution (at least 1 is left).
+      width: factor of the number of channels of every convolution, which is at least 1.
       dropout_rate: in [0, 1).
       seed: of dropout: None, or int32 [2] (see `dropout`).
       dtype: precision of the convolutions, tf.float32 or tf.bfloat16.
-      momentum: of the moving averages of batch norm.
-      num_classes: K, the number of classes.
+      momentum: of the moving statistics of batch norm.
+      num_classes: K.
 
     Returns:
       Logits [N, K] float32.
 
     Raises:
-      TypeError: phase is no Python bool. Build one network for each phase over shared variables.
+      TypeError: phase is not a Python bool.
     """
     if not isinstance(phase, bool):
-        raise TypeError(f"phase must be True or False, not {phase!r}: build one network for each")
+        raise TypeError(f"phase must be True or False, not {phase!r}: build a network for each")
     with tf.variable_scope(scope, reuse=reuse, custom_getter=getter):
         x = tf.cast(x, dtype)
         for block, (block_name, channels) in enumerate(BLOCKS):
@@ -207,7 +198,7 @@ def classifier(
                 with tf.variable_scope(f"{block_name}_{layer}"):
                     x = conv2d(x, channels, "conv")
                     x = batch_norm(x, phase, internal_update, momentum)
-                    if pooled and layer == 3:  # before leaky ReLU: it is increasing, so the result is the same
+                    if pooled and layer == 3:  # before leaky ReLU, which is increasing: same result, less work
                         x = max_pool(x)
                     x = leaky_relu(x)
             if pooled:
@@ -219,10 +210,10 @@ def classifier(
 
 
 def cross_entropy(logits, labels):
-    """Mean cross-entropy in nats, scalar float32, of logits [N, 10] float32 and labels [N] int64."""
+    """Returns the mean cross-entropy in nats, scalar float32, of logits [N, K] float32 and labels [N] int64."""
     return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits))
 
 
 def count_correct(logits, labels):
-    """How many images are classified right: int64 scalar, for logits [N, 10] and labels [N] int64."""
+    """Returns the number of correctly classified images, int64 scalar, for logits [N, K] and labels [N] int64."""
     return tf.math.count_nonzero(tf.equal(tf.argmax(logits, 1), labels))

@@ -1,20 +1,20 @@
-"""The name of a test classifier: whose weights, which decay, which batch statistics; and which average to use."""
+"""Names of test classifiers, data sets, starts of the average and batch statistics; needs no TensorFlow."""
 
 from statistics import fmean
 from typing import NamedTuple
 
-DATASETS = ("cifar10", "synthetic")  # see data.DATASETS
-EMA_STARTS = ("initial", "warmup", "unbiased")  # see ema.py
-BATCH_STATS = ("raw", "averaged", "recomputed")  # policies; see ema.py
-STATISTICS = {"raw": "raw network's", "averaged": "averaged", "recomputed": "recomputed"}  # in texts for people
+DATASETS = ("cifar10", "synthetic")  # data.DATASETS describes them
+EMA_STARTS = ("initial", "warmup", "unbiased")  # ema.STARTS implements them
+BATCH_STATS = ("raw", "averaged", "recomputed")
+STATISTICS = {"raw": "raw network's", "averaged": "averaged", "recomputed": "recomputed"}  # for people
 
 
 class Label(NamedTuple):
-    """One test classifier. Its text is what tables, files and checkpoints say:
+    """A test classifier. Its text is used in files, checkpoints and tables:
 
-    raw                           the raw weights with the raw network's batch statistics
-    raw/recomputed                the raw weights with statistics recomputed over training images
-    ema/<decay>/<statistics>      averaged weights; statistics are one of raw, averaged, recomputed
+    raw                           raw weights with the raw network's batch statistics
+    raw/recomputed                raw weights with statistics recomputed over training images
+    ema/<decay>/<statistics>      averaged weights with statistics from BATCH_STATS
     """
 
     weights: str  # "raw" or "ema"
@@ -28,17 +28,13 @@ class Label(NamedTuple):
 
     @classmethod
     def parse(cls, text):
-        """The label that `text` is the text of.
-
-        Raises:
-          ValueError: it is none.
-        """
+        """Returns the label with this text; raises ValueError if it is not the text of a label."""
         match text.split("/"):
             case ["raw"]:
                 return cls("raw")
             case ["raw", "recomputed"]:
                 return cls("raw", None, "recomputed")
-            case ["ema", decay, "raw" | "averaged" | "recomputed" as statistics] if decay:
+            case ["ema", decay, statistics] if decay and statistics in BATCH_STATS:
                 return cls("ema", decay, statistics)
         raise ValueError(f"{text!r} is not the label of a classifier")
 
@@ -48,26 +44,26 @@ class Label(NamedTuple):
 
     @property
     def display_name(self):
-        """Its name in texts for people."""
+        """The name for people."""
         if self == RAW:
             return self.weights_name
         return f"{self.weights_name}, {STATISTICS[self.statistics]} statistics"
 
     @property
     def recomputed(self):
-        """Whether the batch statistics are its own, recomputed before every evaluation."""
+        """True if the batch statistics are recomputed before every evaluation."""
         return self.statistics == "recomputed"
 
     def replaced(self, var_class, batch_stats):
-        """Those of the raw network's weights and batch statistics that the classifier reads others in place of."""
+        """Returns the raw variables that this classifier replaces."""
         return (var_class if self.weights == "ema" else []) + (batch_stats if self.statistics != "raw" else [])
 
     @property
     def baseline(self):
-        """The label that this one is fairly compared with: the raw weights, with recomputed statistics if it has such.
+        """The fair label of the raw weights to compare with, or None for RAW.
 
-        Batch statistics alone change the accuracy of the raw weights, so a gain counts at equal statistics. The raw
-        weights have no averaged statistics of their own: "averaged" is compared with plain "raw". None for "raw".
+        Statistics alone change the accuracy, so a gain must compare equal statistics; the raw weights have no averaged
+        statistics, so RAW is compared with them.
         """
         if self == RAW:
             return None
@@ -79,23 +75,12 @@ RAW_RECOMPUTED = Label("raw", None, "recomputed")
 
 
 def primary(labels):
-    """The first of the texts of labels that is of averaged weights; None where there is none."""
+    """Returns the first text of an average among the texts of labels, or None."""
     return next((label for label in labels if label.startswith("ema/")), None)
 
 
 def baseline_of(label, labels):
-    """The text of the label that `label` is compared with, out of those that were evaluated.
-
-    Args:
-      label: text of a label.
-      labels: texts of all that there are, "raw" among them.
-
-    Returns:
-      The fair baseline; "raw" where that was not evaluated; None for "raw" itself.
-
-    Raises:
-      ValueError: `label` is the text of no label.
-    """
+    """Returns the text of the baseline of `label`, or "raw" if `labels` lack that baseline; None for "raw" itself."""
     fair = Label.parse(label).baseline
     if fair is None:
         return None
@@ -104,20 +89,18 @@ def baseline_of(label, labels):
 
 class Choice(NamedTuple):
     label: str
-    reason: str  # why that one, a phrase
+    reason: str  # a phrase for people
 
 
 def choose(primary, validation):
-    """Chooses a classifier of averaged weights without a look at the test images.
+    """Chooses an average without using the test images.
 
     Args:
       primary: text of the label of the primary average.
-      validation: one dict for each run, text of a label to accuracy on the images held out with --validation_size;
-        empty where none were. Labels that begin with "raw" are of no average.
+      validation: for each run, {text of a label: accuracy on the validation images}; empty without validation images.
 
     Returns:
-      The Choice of the average with the best mean over the runs, the first named where several are best; of the primary
-      one where a run held out no images.
+      The Choice with the best mean over the runs, the first among equals; `primary` if a run has no validation images.
     """
     first = validation[0] if validation else {}
     means = {
@@ -126,5 +109,5 @@ def choose(primary, validation):
         if not label.startswith("raw") and all(label in accuracies for accuracies in validation)
     }
     if not means:
-        return Choice(primary, "the primary average, as no images were held out with --validation_size")
+        return Choice(primary, "the primary average, because there are no validation images (--validation_size)")
     return Choice(max(means, key=means.get), f"the best of {len(means)} averages on the validation images")

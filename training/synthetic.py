@@ -3,28 +3,22 @@
 import numpy as np
 
 CLASSES, SIDE = 10, 32  # images are SIDE x SIDE pixels
-CLASS_NAMES = tuple(f"class {number}" for number in range(CLASSES))
 IMAGE_SHAPE = (SIDE, SIDE, 3)
+CLASS_NAMES = tuple(f"class {number}" for number in range(CLASSES))
 SIZES = {"train": 8192, "test": 2048}
 
 
 def load(_data_dir, sizes, _download):
-    """Returns ({"train" and "test": (images [N, *IMAGE_SHAPE] uint8, labels [N] int64)}, "synthetic").
-
-    Args:
-      sizes: split to the number of leading images, or None for all of them.
-    """
+    """Returns ({"train" and "test": (images, labels)}, "synthetic"); `sizes` limits each split, unless it is None."""
     return {split: draw(size, seed, sizes[split]) for seed, (split, size) in enumerate(SIZES.items(), 1)}, "synthetic"
 
 
 def draw(size, seed, first=None):
-    """Draws a learnable, but not trivially separable set; returns its `first` images, or all of them.
+    """Draws images [N, *IMAGE_SHAPE] uint8 and labels [N] int64: the `first` images of a set of `size`, or all of them.
 
-    Each class is a smooth random colour pattern. An image blends its class's pattern with the pattern of another class,
-    which may weigh nearly as much. Both are shifted on a torus; contrast and brightness vary, and pixel noise is added.
-
-    Returns:
-      (images [first or size, *IMAGE_SHAPE] uint8, labels [first or size] int64), a pure function of the arguments.
+    The set is learnable, but not trivially separable, and a pure function of the arguments. Each class is a smooth
+    random pattern. An image blends the pattern of its class with another pattern of up to nearly the same weight. Both
+    are shifted on a torus; contrast, brightness and pixel noise vary.
     """
     patterns = _smooth_patterns(np.random.default_rng(0))
     random = np.random.default_rng([seed, 7])
@@ -34,8 +28,7 @@ def draw(size, seed, first=None):
     shifts = random.integers(0, SIDE, (4, size))
     contrast = random.uniform(20, 60, (size, 1, 1, 1)).astype(np.float32)
     brightness = random.uniform(-30, 30, (size, 1, 1, 3)).astype(np.float32)
-
-    # Only the noise depends on `first`: all other numbers were drawn for every image, so that prefixes agree.
+    # All numbers but the noise are drawn for every image, so that a prefix does not depend on its size.
     part = slice(first)
     own = _shifted(patterns, labels[part], *shifts[:2, part])
     other = _shifted(patterns, others[part], *shifts[2:, part])

@@ -162,7 +162,7 @@ class Trainer:
     def hints(self):
         """Returns lines for the log after the first evaluation, and after the first that finds the average behind."""
         settings, primary = self.settings, self.settings.primary
-        share = self.graph.averages.initial_share(primary.decay, self.step)
+        share = self.graph.averages.decays[primary.decay].schedule.initial_share(self.step)
         *earlier, current = (explain_deficit(primary, row["classifiers"], share) for row in self.rows)
         lines = [current] if current and not any(earlier) else []
         if len(self.rows) == 1 and self.step < settings.total_steps:
