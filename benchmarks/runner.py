@@ -1,4 +1,4 @@
-"""The driver's side of the conversation with a contestant: a process that does steps, each time within its time."""
+"""Runs one implementation as a process and waits for its answers, each until a deadline."""
 
 import contextlib
 import json
@@ -11,66 +11,63 @@ import tempfile
 import threading
 import time
 
-OUT_OF_MEMORY = re.compile(r".*(out of memory|OOM when allocating|RESOURCE_EXHAUSTED|bad_alloc).*", re.IGNORECASE)
-RAISED = re.compile(r"[\w.]*(Error|Exception|Interrupt)\b.*")
+ERROR_LINE = re.compile(r"[\w.]*(Error|Exception)\b.*|.*(out of memory|OOM when allocating|bad_alloc).*", re.IGNORECASE)
 
 
-class CannotRunError(Exception):
-    """A contestant that cannot do what is asked of it; says why."""
+class Implementation:
+    """A process that warms up and takes turns. Deadlines are on the clock of time.monotonic.
 
-
-class Contestant:
-    """A process that is warm and ready to take its turns; `about` is what it says of itself.
-
-    Deadlines are on the clock of time.monotonic. CannotRunError says that it ended, or was ended because it was late.
+    about       dict that the process printed after its warm-up
+    seconds     list of the time of each turn
+    peak_bytes  memory after the last turn
+    failure     the reason if the process ended or missed a deadline, else None
     """
 
     def __init__(self, command, deadline):
+        self.seconds, self.peak_bytes, self.failure = [], 0, None
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.log, "text": True}
-        self.process = subprocess.Popen(command, **pipes, start_new_session=True)  # its compilers end with it
+        self.process = subprocess.Popen(command, **pipes, start_new_session=True)  # `close` ends its compilers too
         self.answers = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True).start()
         self.about = self._answer(deadline)
 
-    def run(self, steps, deadline):
-        """Has it do so many training steps; the dict that it answers."""
-        with contextlib.suppress(BrokenPipeError):  # the answer says why
+    def take_turn(self, steps, deadline):
+        """Trains some steps, unless the process failed before."""
+        if self.failure:
+            return
+        with contextlib.suppress(BrokenPipeError):  # _answer finds the reason
             print(steps, file=self.process.stdin, flush=True)
-        return self._answer(deadline)
+        if answer := self._answer(deadline):
+            self.seconds.append(answer["seconds"])
+            self.peak_bytes = answer["peak_bytes"]
 
     def _read(self):
         for line in self.process.stdout:
-            with contextlib.suppress(ValueError):  # a library may print something of its own
+            with contextlib.suppress(ValueError):  # a line that a library printed
                 if isinstance(answer := json.loads(line), dict):
                     self.answers.put(answer)
         self.answers.put(None)
 
     def _answer(self, deadline):
+        """Returns the next dict that the process prints; None after a failure."""
         try:
             answer = self.answers.get(timeout=max(0.0, deadline - time.monotonic()))
         except queue.Empty:
-            self.close()
-            raise CannotRunError("it was not done within its time") from None
+            self.failure = "it took too long"
+            return self.close()
         if answer is None:
             status = self.process.wait()
             self.log.seek(0)
-            why = reason(self.log.read())
-            self.close()
-            raise CannotRunError(f"it ended with status {status}: {why}")
+            lines = [line.strip() for line in self.log if line.strip()]
+            errors = [line for line in lines if ERROR_LINE.fullmatch(line)]
+            self.failure = f"it ended with status {status}: {(errors or lines or ['no message'])[-1][:300]}"
         return answer
 
     def close(self):
-        """Ends the process, if it is there."""
-        if not self.log.closed:
+        """Ends the process."""
+        if self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
-            self.log.close()
-
-
-def reason(stderr):
-    """Why a process ended, in one line, from what it wrote to stderr."""
-    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    telling = [line for pattern in (RAISED, OUT_OF_MEMORY) for line in lines if pattern.fullmatch(line)]
-    return (telling or lines or ["no message"])[-1][:300]
+        self.log.close()

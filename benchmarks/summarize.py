@@ -1,7 +1,9 @@
-"""The tables of benchmarks, from their JSON alone.
+"""Makes the tables of the benchmark from the JSON files in results/bench.
 
-python benchmarks/summarize.py                  # prints the short one: a row for each processor in results/bench
-python benchmarks/summarize.py --write          # puts them into benchmarks/README.md and README.md; --check compares
+python benchmarks/summarize.py --write    # writes the tables into benchmarks/README.md and README.md; --check compares
+
+Every ratio is taken within a round, because a drifting machine slows a whole round. The median over rounds ignores the
+few rounds that other programs disturb.
 """
 
 import argparse
@@ -18,159 +20,164 @@ from analysis.formatting import Table, as_markdown
 RESULTS = ROOT / "results" / "bench"
 READMES = [ROOT / "benchmarks" / "README.md", ROOT / "README.md"]
 BLOCK = re.compile(r"(<!-- benchmarks: (speed|measured) -->\n).*?(<!-- end -->)", re.DOTALL)
-ARCHITECTURES = {(25, 17): "Zen 4", (26, 2): "Zen 5"}  # (family, model) of processors that are all called "AMD EPYC"
-ENOUGH_ROUNDS = 6  # for a bootstrap interval, which at three rounds would cover 74 times in 100 instead of 95
-RESAMPLES = 10_000
-
-# ---------------------------------------------------------------------------------------------------------------
-# Statistics. A machine whose speed drifts, or that other programs disturb for a moment, moves all turns of a round or a
-# few single ones: every figure is made within a round, and the median over rounds does not mind the few.
+ARCHITECTURES = {(25, 17): "Zen 4", (26, 2): "Zen 5"}  # (family, model) of processors that share the name "AMD EPYC"
+PREFIXES = ("train.py", "pytorch", "convolutions")  # of the names of rows
+MIN_ROUNDS = 6  # for a bootstrap interval; with three rounds it would cover 74% instead of 95%
 
 
 def interval(values):
-    """95% of the median over rounds, percentile bootstrap (Efron 1979); of too few rounds least and greatest."""
-    if len(values) < ENOUGH_ROUNDS:
+    """Returns the 95% interval of the median: percentile bootstrap (Efron 1979), or min and max of too few rounds."""
+    if len(values) < MIN_ROUNDS:
         return min(values), max(values)
-    drawn = np.random.default_rng(0).choice(values, (RESAMPLES, len(values)))
-    return tuple(np.percentile(np.median(drawn, axis=1), [2.5, 97.5]))
+    resamples = np.random.default_rng(0).choice(values, (10_000, len(values)))
+    return tuple(np.percentile(np.median(resamples, axis=1), [2.5, 97.5]))
 
 
 def rates(row):
-    """Images per second of each turn."""
+    """Returns the images per second of each turn."""
     return row["steps"] * row["batch_size"] / np.array(row["seconds"])
 
 
 def fastest(rows, prefix):
-    """The row with the highest median rate of those whose name begins with `prefix`, or None."""
-    found = [row for row in rows if row["name"].startswith(prefix)]
-    return max(found, key=lambda row: median(rates(row)), default=None)
+    """Returns the row with the highest median rate among the names that start with `prefix`, or None."""
+    candidates = [row for row in rows if row["name"].startswith(prefix)]
+    return max(candidates, key=lambda row: median(rates(row)), default=None)
 
 
 def ratio(row, reference):
-    """Speed of `row` over that of `reference` in each round; empty without both."""
+    """Returns the speed of `row` over that of `reference` in each round; empty if a row is None."""
     if not (row and reference):
         return []
-    if row["group"] != reference["group"]:  # they took no turns: there are no rounds, only medians
+    if row["group"] != reference["group"]:  # measured one after another, so rounds do not correspond
         return [median(rates(row)) / median(rates(reference))]
     return rates(row) / rates(reference)
 
 
-def cost(row, reference, decays):
-    """What each of so many more decays adds to a step of `reference`, as a fraction of it, in each round."""
+def overhead(row, reference, decays):
+    """Returns the time that each of `decays` more decays adds to a step, as a fraction of the reference's time."""
     return (np.array(row["seconds"]) / reference["seconds"] - 1) / decays if row and reference else []
 
 
-# ---------------------------------------------------------------------------------------------------------------
-# Tables
-
-
-def show(values, form):
-    """The median over rounds with its [interval] or, of too few rounds, (all values); a dash without any."""
+def format_rounds(values, form):
+    """Formats the median with its [interval], or with (all values) of too few rounds; "-" without values."""
     if len(values) < 2:
-        return "".join(map(form.format, values)) or "-"
+        return form.format(values[0]) if len(values) else "-"
     middle = form.format(median(values))
-    if len(values) < ENOUGH_ROUNDS:
+    if len(values) < MIN_ROUNDS:
         return f"{middle} ({', '.join(map(form.format, values))})"
     return f"{middle} [{', '.join(map(form.format, interval(values)))}]"
 
 
 def processor(result):
-    """What a result was measured on, in words."""
-    machine, (first, *_) = result["machine"], result["rows"]
+    """Returns the name of the GPU, if one was used, and the name, family, model and cores of the processor."""
+    machine = result["machine"]
     family, model = machine["family"], machine["model"]
-    known = f" ({ARCHITECTURES[family, model]})" if (family, model) in ARCHITECTURES else ""
-    kind = "family unknown" if family is None else f"family {family} model {model}{known}"
-    device, _, name = first["about"]["device"].partition(", ")
-    return f"{f'{name}, ' if device == 'GPU' else ''}{machine['cpu']}, {kind}, {machine['cores']} cores"
+    kind = "family unknown" if family is None else f"family {family} model {model}"
+    if (family, model) in ARCHITECTURES:
+        kind += f" ({ARCHITECTURES[family, model]})"
+    device = result["rows"][0]["about"]["device"]
+    gpu = device.removeprefix("GPU, ") + ", " if device.startswith("GPU") else ""
+    return f"{gpu}{machine['cpu']}, {kind}, {machine['cores']} cores"
 
 
 def slug(result):
-    """`processor` as the name of a file."""
-    return "-".join(re.findall(r"[a-z0-9]+", re.sub(r"\((R|TM)\)", "", processor(result)).lower()))
+    """Returns `processor` as a file name."""
+    return "-".join(re.findall(r"[a-z0-9]+", processor(result).replace("(R)", "").replace("(TM)", "").lower()))
 
 
-def compared(result):
-    """For each batch size: (it, name to row, the fastest of train.py, of PyTorch and of the convolutions)."""
-    for size in sorted({row["batch_size"] for row in result["rows"]}):
-        rows = {row["name"]: row for row in result["rows"] if row["batch_size"] == size}
-        yield size, rows, *(fastest(rows.values(), prefix) for prefix in ("train.py", "pytorch", "convolutions"))
+def by_batch_size(result):
+    """Returns a dict from batch size to rows."""
+    sizes = sorted({row["batch_size"] for row in result["rows"]})
+    return {size: [row for row in result["rows"] if row["batch_size"] == size] for size in sizes}
 
 
-def short(results):
-    """A row for each processor, and batch size, that train.py was measured on beside PyTorch."""
-    cells = []
+def table_of_processors(results):
+    """Returns one row per processor and batch size at which train.py and PyTorch were measured."""
+    body = []
     for result in results:
-        for size, _, ours, pytorch, convolutions in compared(result):
+        for size, rows in by_batch_size(result).items():
+            ours, pytorch, convolutions = (fastest(rows, prefix) for prefix in PREFIXES)
             if ours and pytorch:
-                speeds = (f"{median(rates(row)):,.0f}" for row in (ours, pytorch))
-                shares = show(ratio(ours, pytorch), "{:.2f}"), show(ratio(ours, convolutions), "{:.1%}")
-                cells.append([processor(result), str(size), *speeds, *shares])
+                speeds = [f"{median(rates(row)):,.0f}" for row in (ours, pytorch)]
+                over_pytorch = format_rounds(ratio(ours, pytorch), "{:.2f}")
+                over_convolutions = format_rounds(ratio(ours, convolutions), "{:.1%}")
+                body.append([processor(result), str(size), *speeds, over_pytorch, over_convolutions])
     header = ["processor", "batch", "train.py, images/s", "PyTorch's best", "ratio", "of convolutions alone"]
-    return as_markdown(Table("", header, cells))
+    return Table("", header, body)
 
 
-def everything(result, render):
-    """All tables of a result, by as_text or as_markdown: speeds and targets for each batch size; what was left out."""
-    about = {key: row["about"][key] for row in result["rows"] for key in ("tensorflow", "torch") if key in row["about"]}
-    words = [processor(result), result["machine"]["system"], *map(" ".join, about.items())]
-    parts = [", ".join([*words, f"{result['settings']['rounds']} rounds"])]
+def table_of_speeds(rows):
+    """Returns one row per implementation, for rows of one batch size."""
+    ours, convolutions = fastest(rows, "train.py"), fastest(rows, "convolutions")
+    body = []
+    for row in [row for row in rows if not row["name"].startswith("averages")]:
+        speeds = rates(row)
+        cells = [f"{value:,.1f}" for value in (median(speeds), min(speeds), max(speeds))]
+        for reference in (ours, convolutions):
+            cells.append(f"{median(ratio(row, reference)):.3f}" if reference else "-")
+        first_step, memory = row["about"]["first_step_seconds"], row["peak_bytes"] / 1e9
+        body.append([row["name"].replace("-", " "), *cells, f"{first_step:.1f}", f"{memory:.2f}"])
     header = ["images/s", "min", "max", "of train.py", "of convolutions", "first step, s", "memory, GB"]
-    for size, rows, ours, pytorch, convolutions in compared(result):
-        cells = [
-            [
-                name.replace("-", " "),
-                *(f"{value:,.1f}" for value in (median(rates(row)), min(rates(row)), max(rates(row)))),
-                *(f"{np.median(ratio(row, it)):.3f}" if it else "-" for it in (ours, convolutions)),
-                f"{row['about']['first_step_seconds']:.1f}",
-                f"{row['peak_bytes'] / 1e9:.2f}",
-            ]
-            for name, row in rows.items()
-            if not name.startswith("averages")
-        ]
-        none, one, eight = (rows.get(f"averages-{count}") for count in (0, 1, 8))
-        targets = (
-            target("train.py over PyTorch, each at its best", ratio(ours, pytorch), "{:.2f}", ">=", 1.05),
-            target("train.py over the TF 1.x habit", ratio(ours, rows.get("tf1-habit")), "{:.2f}", ">=", 1.9),
-            target("train.py over the convolutions", ratio(ours, convolutions), "{:.1%}", ">=", 0.87),
-            target("EMA adds to the step", cost(one, none, 1), "{:.1%}", "<=", 0.02),
-            target("each extra decay adds", cost(eight, one, 7), "{:.2%}", "<=", 0.01),
-        )
-        found = [row for row in targets if row]
-        both = Table("", [f"batch {size}", *header], cells), Table("", ["target", "measured", "bound", ""], found)
-        parts += [render(table).rstrip() for table in both if table.rows]
-    return "\n\n".join([*parts, *(f"{name} was left out: {why}" for name, why in result["skipped"].items())])
+    return Table("", [f"batch {rows[0]['batch_size']}", *header], body)
+
+
+def table_of_targets(rows):
+    """Returns one row per target that was measured, for rows of one batch size."""
+    ours, pytorch, convolutions = (fastest(rows, prefix) for prefix in PREFIXES)
+    named = {row["name"]: row for row in rows}
+    none, one, eight = (named.get(f"averages-{number}") for number in (0, 1, 8))
+    targets = [
+        target("train.py over PyTorch, each at its best", ratio(ours, pytorch), "{:.2f}", ">=", 1.05),
+        target("train.py over the TF 1.x baseline", ratio(ours, named.get("tf1-baseline")), "{:.2f}", ">=", 1.9),
+        target("train.py over the convolutions", ratio(ours, convolutions), "{:.1%}", ">=", 0.87),
+        target("EMA adds to the step", overhead(one, none, 1), "{:.1%}", "<=", 0.02),
+        target("each extra decay adds", overhead(eight, one, 7), "{:.2%}", "<=", 0.01),
+    ]
+    return Table("", ["target", "measured", "bound", ""], [row for row in targets if row])
 
 
 def target(name, values, form, sign, bound):
-    """A row of targets: what was measured, its bound, and whether the whole interval is within; None without any."""
+    """Returns a row: the measured values, the bound, and whether the whole interval meets it; None without values."""
     if not len(values):
         return None
     met = {value >= bound if sign == ">=" else value <= bound for value in interval(values)}
-    verdict = "unsure" if len(met) > 1 else "met" if met == {True} else "not met"
-    return [name, show(values, form), f"{sign} {form.format(bound)}", verdict]
+    verdict = {(True,): "met", (False,): "not met"}.get(tuple(met), "unsure")
+    return [name, format_rounds(values, form), f"{sign} {form.format(bound)}", verdict]
+
+
+def render(result, to_text):
+    """Returns all tables of a result and its skipped implementations; `to_text` is as_text or as_markdown."""
+    versions = {}
+    for row in result["rows"]:
+        versions |= {name: row["about"][name] for name in ("tensorflow", "torch") if name in row["about"]}
+    title = [processor(result), result["machine"]["system"], *map(" ".join, versions.items())]
+    parts = [", ".join([*title, f"{result['settings']['rounds']} rounds"])]
+    for rows in by_batch_size(result).values():
+        tables = table_of_speeds(rows), table_of_targets(rows)
+        parts += [to_text(table).rstrip() for table in tables if table.rows]
+    parts += [f"{name} was skipped: {reason}" for name, reason in result["skipped"].items()]
+    return "\n\n".join(parts)
 
 
 def main(argv=None, readmes=READMES, folder=RESULTS):
     parser = argparse.ArgumentParser(prog="summarize.py", description="The tables of results/bench.")
-    parser.add_argument("--write", action="store_true", help="write them into the READMEs, instead of printing one")
-    parser.add_argument("--check", action="store_true", help="check that they are there: else exit status 1")
+    parser.add_argument("--write", action="store_true", help="write the tables into the READMEs")
+    parser.add_argument(
+        "--check", action="store_true", help="compare them, as without --write; status 1 if they differ"
+    )
     options = parser.parse_args(argv)
     results = {path.name: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
-    blocks = {"speed": short(results.values())}
-    blocks["measured"] = "\n".join(
-        f"{everything(result, as_markdown)}\n\n[every sample](../results/bench/{name})\n"
-        for name, result in results.items()
-    )
-    if not (options.write or options.check):
-        print(blocks["speed"], end="")
-        return
+    measured = []
+    for name, result in results.items():
+        measured.append(f"{render(result, as_markdown)}\n\n[every sample](../results/bench/{name})\n")
+    blocks = {"speed": as_markdown(table_of_processors(results.values())), "measured": "\n".join(measured)}
     for readme in readmes:
         before = readme.read_text()
         after = BLOCK.sub(lambda match: f"{match[1]}{blocks[match[2]]}{match[3]}", before)
         if options.write:
             readme.write_text(after)
         elif after != before:
-            sys.exit(f"summarize.py: {readme} is not made from {folder}: python benchmarks/summarize.py --write")
+            sys.exit(f"summarize.py: {readme} differs from {folder}: python benchmarks/summarize.py --write")
 
 
 if __name__ == "__main__":

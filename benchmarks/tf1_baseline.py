@@ -1,7 +1,7 @@
-"""Contestant: the same network the way TF 1.x code is usually written, the guide's included.
+"""Implementation: the same network in the usual style of TF 1.x code, which is also the guide's.
 
-A NumPy batch through feed_dict and one session.run per step, batch norm spelled out with tf.nn.moments, max pool after
-leaky ReLU, one-hot labels, float32, TensorFlow's default threads, the optimiser's step and the average in one tf.group.
+Every step feeds a NumPy batch. Batch norm uses tf.nn.moments, max pool follows leaky ReLU, labels are one-hot, and one
+tf.group holds the optimizer's step and the average. Precision is float32, threads are TensorFlow's default.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ from training.log import parameters
 
 
 def batch_norm(x):
-    """As model.batch_norm in the training phase, without the fused kernel."""
+    """Computes model.batch_norm in the training phase without the fused kernel."""
     channels = x.shape[-1]
     gamma = tf.get_variable("gamma", [channels], initializer=tf.ones_initializer())
     beta = tf.get_variable("beta", [channels], initializer=tf.zeros_initializer())
@@ -28,7 +28,7 @@ def batch_norm(x):
 
 
 def classifier(x, width, dropout_rate):
-    """As model.classifier in the training phase: images [N, 32, 32, 3] float32 to logits [N, 10]."""
+    """Computes model.classifier in the training phase: images [N, 32, 32, 3] float32 to logits [N, 10]."""
     for block, (block_name, channels) in enumerate(model.BLOCKS):
         for layer in range(1, 4):
             with tf.variable_scope(f"{block_name}_{layer}"):
@@ -36,21 +36,22 @@ def classifier(x, width, dropout_rate):
         if block < len(model.BLOCKS) - 1:
             x = tf.nn.dropout(model.max_pool(x), rate=dropout_rate)
     with tf.variable_scope("dense"):
-        return batch_norm(model.dense(model.avg_pool(x), model.CLASSES, "dense"))
+        return batch_norm(model.dense(model.avg_pool(x), worker.CLASSES, "dense"))
 
 
 def main(flags):
     chosen = device.choose(flags.device)
     pixels, classes = worker.draw(flags.train_size)
-    images, labels = pixels / np.float32(127.5) - 1, np.eye(model.CLASSES, dtype=np.float32)[classes]
-    x, y = tf.placeholder(tf.float32, [None, 32, 32, 3]), tf.placeholder(tf.float32, [None, 10])
+    images, labels = pixels / np.float32(127.5) - 1, np.eye(worker.CLASSES, dtype=np.float32)[classes]
+    x = tf.placeholder(tf.float32, [None, *worker.IMAGE_SHAPE])
+    y = tf.placeholder(tf.float32, [None, worker.CLASSES])
     logits = classifier(x, flags.width, flags.dropout)
     loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits_v2(labels=y, logits=logits))
     var_list = tf.trainable_variables()
     with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)):
         minimize = tf.train.AdamOptimizer(flags.learning_rate, flags.adam_beta1).minimize(loss)
     average = tf.train.ExponentialMovingAverage(float(flags.ema_decay[0])).apply(var_list)
-    train_op = tf.group(minimize, average)  # as the guide did: the two race
+    train_op = tf.group(minimize, average)  # the two race, as in the guide
     session = tf.Session(config=tf.ConfigProto(gpu_options=tf.GPUOptions(allow_growth=True)))
     session.run(tf.global_variables_initializer())
 

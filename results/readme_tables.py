@@ -1,13 +1,10 @@
-"""The tables of README.md and results/README.md, made from the logs in results/.
+"""Makes the tables in README.md and results/README.md from the logs in results/.
 
-    python results/readme_tables.py --write
-    python results/readme_tables.py --check    # status 1, and what is wrong, where they do not say what the logs say
-
-Between <!-- results: NAME ARGUMENTS --> and <!-- end --> stands what the function NAME returns.
+--write replaces the text between <!-- results: NAME ARGUMENTS --> and <!-- end --> with the table of the function NAME.
+--check exits with status 1 if a README has other tables.
 """
 
 import argparse
-import difflib
 import json
 import re
 import sys
@@ -18,147 +15,157 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from analysis.formatting import Table, as_markdown, over_seeds, shown, with_interval  # noqa: E402
+from analysis.formatting import Table, as_markdown, format_number, over_seeds, with_interval  # noqa: E402
 from analysis.run_files import read_run  # noqa: E402
-from results.experiments import EXPERIMENTS, kept  # noqa: E402
-from training.labels import Label, choose  # noqa: E402
+from results.experiments import EXPERIMENTS, RESULTS, is_finished, runs_of  # noqa: E402
+from training.cli import UserError, one_line_errors  # noqa: E402
+from training.labels import BATCH_STATS, EMA_STARTS, Label  # noqa: E402
 
-BLOCK = re.compile(r"(<!-- results: (.*?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
-COMPARED = ["raw, %", "average (decay), %", "gain, points"]
+READMES = [ROOT / "README.md", RESULTS / "README.md"]
+BLOCK = re.compile(r"(<!-- results: (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
+COLUMNS = ["raw, %", "average (decay), %", "gain, points"]
 
 
 def read(results, experiment):
-    """The runs kept of an experiment: analysis.run_files.FinishedRun."""
-    return [read_run(results / run.name) for run in kept(experiment, results)]
+    """Returns the FinishedRuns of an experiment."""
+    return [read_run(results / run.name) for run in runs_of(experiment) if is_finished(run, results)]
 
 
-def rows_at(runs, epoch=None):
-    """The rows of metrics.jsonl of an epoch, by default the last."""
-    return [{row["epoch"]: row for row in run.rows}[epoch or run.flags.epochs] for run in runs]
+def accuracy(runs, label, epoch=None, images="classifiers"):
+    """Returns the accuracy in % on the test images (or "validation") after an epoch, by default the last: [S]."""
+    values = []
+    for run in runs:
+        rows = {row["epoch"]: row for row in run.rows}
+        values.append(rows[epoch or run.flags.epochs][images][label])
+    return 100 * np.array(values)
 
 
-def accuracies(runs, label, epoch=None):
-    """Accuracies in % of an average's fair baseline and of itself, each [S]."""
-    rows = [row["classifiers"] for row in rows_at(runs, epoch)]
-    return [100 * np.array([row[str(one)] for row in rows]) for one in (Label.parse(label).baseline, label)]
+def gain(runs, label, epoch=None):
+    """Returns the accuracy of an average minus that of its baseline: [S]."""
+    return accuracy(runs, label, epoch) - accuracy(runs, str(Label.parse(label).baseline), epoch)
 
 
 def averages(runs):
-    """The labels of the averages with recomputed statistics, by decay."""
+    """Returns the labels of the averages with recomputed statistics, sorted by decay."""
     return sorted(label for label in runs[0].rows[0]["classifiers"] if re.fullmatch("ema/.*/recomputed", label))
 
 
-def chosen(runs, epoch=None):
-    """Of these labels that which is the best on the validation images."""
-    labels = averages(runs)
-    validation = [row["validation"] for row in rows_at(runs, epoch)]
-    return choose(labels[0], [{label: one[label] for label in labels} for one in validation]).label
+def best_average(runs, epoch=None):
+    """Returns the label out of `averages` with the best mean accuracy on the validation images."""
+    return max(averages(runs), key=lambda label: accuracy(runs, label, epoch, "validation").mean())
 
 
-def named(experiment, runs):
-    """What the runs are called: by experiment, precision and seeds."""
+def cells(runs, label, epoch=None):
+    """Returns the cells under COLUMNS for an average."""
+    raw = accuracy(runs, str(Label.parse(label).baseline), epoch).mean()
+    average = f"{format_number(accuracy(runs, label, epoch).mean())} ({Label.parse(label).decay})"
+    return [format_number(raw), average, over_seeds(gain(runs, label, epoch), "+")]
+
+
+def describe(experiment, runs):
+    """Returns the title of an experiment with the precision and seeds of its runs."""
     precision = ", ".join(sorted({run.config["precision"] for run in runs}))
     seeds = ", ".join(str(run.flags.seed) for run in runs)
-    return f"{EXPERIMENTS[experiment]} ({precision}, seed{'s' if len(runs) > 1 else ''} {seeds})"
-
-
-def compared(runs, label=None, epoch=None):
-    """Cells: the raw weights, an average, its gain; by default the average chosen."""
-    label = label or chosen(runs, epoch)
-    raw, average = accuracies(runs, label, epoch)
-    decay = Label.parse(label).decay
-    return [shown(raw.mean()), f"{shown(average.mean())} ({decay})", over_seeds(average - raw, "+")]
+    noun = "seed" if len(runs) == 1 else "seeds"
+    return f"{EXPERIMENTS[experiment]} ({precision}, {noun} {seeds})"
 
 
 def headline(results):
-    """The guide as it is, with the raw network's statistics and an interval over test images; the other settings."""
+    """Compares all settings. The guide's row has the raw network's statistics and an interval over test images."""
     guide, label = read(results, "guide"), "ema/0.998/raw"
-    row = next(row for row in json.loads((guide[0].path / "table.json").read_text()) if row["label"] == label)
-    gain, flips = row["fixed"] - row["broken"], row["fixed"] + row["broken"]
-    half = 1.96 * (flips - gain**2 / 10_000) ** 0.5  # Wald's, of matched pairs, in images of 10,000
-    body = [[named("guide", guide), *compared(guide, label)[:2], with_interval(gain / 100, half / 100, "+")]]
+    table = json.loads((guide[0].path / "table.json").read_text())
+    row = next(row for row in table if row["label"] == label)
+    images, changed = row["fixed"] - row["broken"], row["fixed"] + row["broken"]
+    half = 1.96 * (changed - images**2 / 10_000) ** 0.5  # Wald interval of matched pairs, in images of 10,000
+    body = [[describe("guide", guide), *cells(guide, label)[:2], with_interval(images / 100, half / 100, "+")]]
     for experiment in ("gain", "cooldown", "noise", "augment", "augment_cooldown"):
         if runs := read(results, experiment):
-            body.append([named(experiment, runs), *compared(runs)])
-    return Table("", ["setting", *COMPARED], body)
+            body.append([describe(experiment, runs), *cells(runs, best_average(runs))])
+    return Table("", ["setting", *COLUMNS], body)
 
 
 def decays(results, experiment):
-    """Every average of an experiment; each gain is over the raw weights with the same batch statistics."""
+    """Lists every decay with both batch statistics. A gain is over raw weights with the same statistics."""
     runs, body = read(results, experiment), []
     epoch_steps = runs[0].rows[0]["step"] / runs[0].rows[0]["epoch"]
-    for label in averages(runs):
-        decay, cells = Label.parse(label).decay, []
-        for one in (label, f"ema/{decay}/raw"):
-            raw, average = accuracies(runs, one)
-            cells += [shown(average.mean()), over_seeds(average - raw, "+")]
-        body.append([f"{decay}, {1 / (1 - float(decay)) / epoch_steps:.2g} epochs", *cells])
+    for decay in [Label.parse(label).decay for label in averages(runs)]:
+        row = [f"{decay}, {1 / (1 - float(decay)) / epoch_steps:.2g} epochs"]
+        for label in (f"ema/{decay}/recomputed", f"ema/{decay}/raw"):
+            row += [format_number(accuracy(runs, label).mean()), over_seeds(gain(runs, label), "+")]
+        body.append(row)
     header = ["recomputed statistics, %", "gain, points", "raw network's statistics, %", "gain, points"]
-    return Table("", [named(experiment, runs), *header], body)
+    return Table("", [describe(experiment, runs), *header], body)
 
 
 def lengths(results, experiment):
-    """What an experiment gives after every epoch that was evaluated."""
-    runs = read(results, experiment)
-    body = [[str(row["epoch"]), *compared(runs, epoch=row["epoch"])] for row in runs[0].rows]
-    return Table("", ["epoch", *COMPARED], body)
+    """Lists the average that is best on the validation images after every evaluated epoch."""
+    runs, body = read(results, experiment), []
+    for epoch in [row["epoch"] for row in runs[0].rows]:
+        body.append([str(epoch), *cells(runs, best_average(runs, epoch), epoch)])
+    return Table("", ["epoch", *COLUMNS], body)
 
 
 def against(results, *experiments):
-    """Experiments side by side, over the seeds that all have: each difference is to raw or average of the first."""
-    found = [read(results, experiment) for experiment in experiments]
-    seeds = set.intersection(*({run.flags.seed for run in runs} for runs in found))
+    """Compares experiments over their common seeds with the raw weights and the average of the first experiment."""
+    all_runs = [read(results, experiment) for experiment in experiments]
+    seeds = set.intersection(*({run.flags.seed for run in runs} for runs in all_runs))
     rows = {}
-    for experiment, runs in zip(experiments, found, strict=True):
-        runs = [run for run in runs if run.flags.seed in seeds]
-        for name, values in zip(("raw", "average"), accuracies(runs, chosen(runs)), strict=True):
-            rows[f"{named(experiment, runs)}, {name}"] = values
+    for experiment, runs in zip(experiments, all_runs, strict=True):
+        common = [run for run in runs if run.flags.seed in seeds]
+        title, label = describe(experiment, common), best_average(common)
+        rows[f"{title}, raw"] = accuracy(common, str(Label.parse(label).baseline))
+        rows[f"{title}, average"] = accuracy(common, label)
     body = []
     for name, values in rows.items():
-        differences = ("-" if values is one else over_seeds(values - one, "+") for one in list(rows.values())[:2])
-        body.append([name, shown(values.mean()), *differences])
+        references = list(rows.values())[:2]
+        differences = ["-" if values is reference else over_seeds(values - reference, "+") for reference in references]
+        body.append([name, format_number(values.mean()), *differences])
     return Table("", ["", "accuracy, %", "over the first row", "over the second"], body)
 
 
 def first_epochs(results, *policies):
-    """Averages of 0.998 over the first epochs, by start and batch statistics, with the gain over raw at equal ones."""
-    columns, body = [(policy, epoch) for policy in policies for epoch in (1, 2, 3)], []
-    for start in ("initial", "warmup", "unbiased"):
-        runs, cells = [run for run in read(results, "starts") if run.flags.ema_start == start], []
+    """Lists the accuracy and gain of decay 0.998 in the first epochs, by start and batch statistics."""
+    columns = [(policy, epoch) for policy in policies for epoch in (1, 2, 3)]
+    body = []
+    for start in EMA_STARTS:
+        runs, row = [run for run in read(results, "starts") if run.flags.ema_start == start], [start]
         for policy, epoch in columns:
-            raw, average = accuracies(runs, f"ema/0.998/{policy}", epoch)
-            cells.append(f"{shown(average.mean())} ({shown((average - raw).mean(), '+')})")
-        body.append([start, *cells])
+            label = f"ema/0.998/{policy}"
+            difference = format_number(gain(runs, label, epoch).mean(), "+")
+            row.append(f"{format_number(accuracy(runs, label, epoch).mean())} ({difference})")
+        body.append(row)
     return Table("", ["--ema_start", *(f"{policy}, epoch {epoch}" for policy, epoch in columns)], body)
 
 
 TABLES = {function.__name__: function for function in (headline, decays, lengths, against, first_epochs)}
 
 
-def main(argv=None, readmes=(ROOT / "README.md", ROOT / "results" / "README.md"), results=ROOT / "results"):
-    """Writes or checks the READMEs; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="tables.py", description=__doc__.splitlines()[0], allow_abbrev=False)
+def make_table(results, text):
+    """Returns the table for the text of a block, or a line that says which experiment has no finished runs."""
+    name, *arguments = text.split()
+    experiments = set(arguments) & set(EXPERIMENTS)
+    if name not in TABLES or set(arguments) - experiments - set(BATCH_STATS):
+        raise UserError(f"<!-- results: {text} --> is not a table, use one of {', '.join(TABLES)}")
+    for experiment in experiments:
+        if not read(results, experiment):
+            return f"Not there yet: `make results NAME={experiment}`\n"
+    return as_markdown(TABLES[name](results, *arguments))
+
+
+def main(argv=None, readmes=READMES, results=RESULTS):
+    parser = argparse.ArgumentParser(prog="readme_tables.py", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--write", action="store_true", help="write the tables")
     parser.add_argument("--check", action="store_true", help="compare them with the logs, as without --write")
     write = parser.parse_args(argv).write
-
-    def made(match):
-        name, *arguments = match[2].split()
-        missing = [one for one in arguments if one in EXPERIMENTS and not kept(one, results)]
-        if missing:
-            return f"{match[1]}Not there yet: `make results NAME={missing[0]}`\n{match[4]}"
-        return f"{match[1]}{as_markdown(TABLES[name](results, *arguments))}{match[4]}"
-
-    after = {file: BLOCK.sub(made, file.read_text()) for file in readmes}
-    problems = []
-    for file, text in after.items():
+    for file in readmes:
+        before = file.read_text()
+        after = BLOCK.sub(lambda match: match[1] + make_table(results, match[2]) + match[3], before)
         if write:
-            file.write_text(text)
-        there = file.read_text().splitlines()
-        problems += difflib.unified_diff(there, text.splitlines(), file.name, "the logs", lineterm="")
-    print(*problems, sep="\n", end="\n" if problems else "")
-    return bool(problems)
+            file.write_text(after)
+        elif after != before:
+            raise UserError(f"{file} differs from the logs: python results/readme_tables.py --write")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with one_line_errors():
+        main()

@@ -140,6 +140,11 @@ def resume_command(path):
     return f"{script('train')} --resume --run_dir {shlex.quote(display_path(path))}"
 
 
+def cores():
+    """Returns the number of processors that this process may use; a scheduler or taskset may grant only some."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
 def display_path(path):
     """Returns the path relative to the current directory if it lies below it."""
     path = Path(path)

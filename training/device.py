@@ -1,6 +1,5 @@
 """The device of a run, its name in the log, the precision that suits it, and its session."""
 
-import os
 import platform
 import re
 import time
@@ -11,7 +10,7 @@ from typing import NamedTuple
 import tensorflow as tf2
 import tensorflow.compat.v1 as tf
 
-from training.cli import UserError, install_command, show_status
+from training.cli import UserError, cores, install_command, show_status
 
 MIN_SPEEDUP = 1.1  # a smaller one is not worth the lower precision
 TIMED_IMAGES = 8  # a batch of 64 gives the same ratio in eight times the time
@@ -52,11 +51,6 @@ def _cpu():
     processor = name[1] if name else platform.machine()
     plural = "s" if cores() > 1 else ""
     return Device("cpu", f"CPU, {processor}, {cores()} core{plural}", has_bfloat16)
-
-
-def cores():
-    """Returns the number of processors that this process may use; a scheduler or taskset may grant only some."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def choose_precision(flags, device, network, image_shape):
