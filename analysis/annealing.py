@@ -22,8 +22,7 @@ class Pair(NamedTuple):
 
 def find_pairs(groups):
     """Returns every Pair among the groups that has a common seed."""
-    pairs = itertools.starmap(make_pair, itertools.permutations(groups, 2))
-    return [pair for pair in pairs if pair]
+    return [pair for two in itertools.permutations(groups, 2) if (pair := make_pair(*two))]
 
 
 def make_pair(constant, cooled):

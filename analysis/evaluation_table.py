@@ -77,14 +77,15 @@ def as_lines(rows):
 
 
 def _cells(row):
-    star = "*" if row["chosen"] else " "
-    cells = [f"{star} {Label.parse(row['label']).weights_name}", f"{100 * row['accuracy']:.2f}%"]
-    cells += [f"{100 * row['low']:.2f}-{100 * row['high']:.2f}", f"{row['loss']:.3f}", f"{row['ece']:.3f}"]
+    star, flips = "*" if row["chosen"] else " ", ["-", "-", "-"]
     if row["against"]:
-        digits = ".2g" if row["p_value"] >= 0.01 else ".0e"
-        cells += [str(row["fixed"]), str(row["broken"]), format(row["p_value"], digits)]
-    else:
-        cells += ["-", "-", "-"]
+        flips = [
+            str(row["fixed"]),
+            str(row["broken"]),
+            format(row["p_value"], ".2g" if row["p_value"] >= 0.01 else ".0e"),
+        ]
+    cells = [f"{star} {Label.parse(row['label']).weights_name}", f"{100 * row['accuracy']:.2f}%"]
+    cells += [f"{100 * row['low']:.2f}-{100 * row['high']:.2f}", f"{row['loss']:.3f}", f"{row['ece']:.3f}", *flips]
     if "validation" in row:
         cells.append("-" if row["validation"] is None else f"{100 * row['validation']:.2f}%")
     return cells

@@ -47,10 +47,9 @@ def main(args):
 
 
 def write(run, label, output):
-    """Exports a classifier to a temporary directory, verifies it and renames it to `output`; returns the manifest.
+    """Exports a classifier to a temporary directory, verifies it, renames it to `output` and returns the manifest.
 
-    Raises:
-      UserError: the export predicts something else than the run, or a signal came; nothing is left behind.
+    Nothing is left behind if it fails; UserError if it predicts something else than the run, or a signal came.
     """
     logits, test = run.test_logits(label), run.dataset.test
     temporary = output.with_name(f".{output.name}.{os.getpid()}")
@@ -99,29 +98,25 @@ class ExportedModel:
         with tf.Graph().as_default(), working_directory(directory):
             self.session = device.session()
             signature = tf.saved_model.load(self.session, ["serve"], ".").signature_def["serving_default"]
-        self.images = signature.inputs["images"]
-        self.image_shape = tuple(size.size for size in self.images.tensor_shape.dim[1:])
+        self.images = signature.inputs["images"].name
+        self.image_shape = tuple(size.size for size in signature.inputs["images"].tensor_shape.dim[1:])
         self.outputs = {name: tensor.name for name, tensor in signature.outputs.items()}
 
     def predict(self, images):
         """Returns {output name: array} for images [N, H, W, C] uint8."""
         batches = np.array_split(images, range(data.EVAL_BATCH_SIZE, len(images), data.EVAL_BATCH_SIZE))
-        parts = [self.session.run(self.outputs, {self.images.name: batch}) for batch in batches]
+        parts = [self.session.run(self.outputs, {self.images: batch}) for batch in batches]
         return {name: np.concatenate([part[name] for part in parts]) for name in self.outputs}
 
 
 def verify(outputs, logits, class_names, tolerance):
-    """Compares the outputs of a reloaded SavedModel with the run's logits [N, K]; returns a part of the manifest.
-
-    Raises:
-      UserError: a class or name differs, or a probability by more than the tolerance.
-    """
+    """Returns a part of the manifest, or raises UserError if outputs do not fit the run's logits [N, K]."""
     difference = np.abs(outputs["probabilities"] - np.exp(log_softmax(logits))).max()
     flips = int((outputs["class_ids"] != logits.argmax(1)).sum())
     misnamed = (outputs["class_names"].astype("S") != np.array(class_names, "S")[outputs["class_ids"]]).any()
     if flips or misnamed or not difference <= tolerance:  # `not` because NaN fails too
         reason = f"{flips} of {len(logits)} images in another class, probabilities differ by up to {difference:.2g}"
-        raise UserError(f"the exported model does not predict what the run does ({reason}): nothing was exported")
+        raise UserError(f"the exported model differs from the run ({reason}): nothing was exported")
     return {"test_images": len(logits), "largest_difference": float(difference), "tolerance": tolerance}
 
 

@@ -48,12 +48,10 @@ def draw_group(group, prefix=""):
 
 def seeds_caption(seeds):
     """Returns the end of a caption: how seeds are drawn."""
-    if len(seeds) == 1:
-        return ""
     bands = f"no intervals below {BAND_FROM} seeds"
     if len(seeds) >= BAND_FROM:
         bands = "bands and bars: 95% t-intervals, clipped at the edge of the figure"
-    return f" Bold: mean over seeds; thin or small: each seed; {bands}."
+    return f" Bold: mean over seeds; thin or small: each seed; {bands}." if len(seeds) > 1 else ""
 
 
 def accuracy_axes(group):
@@ -91,11 +89,6 @@ def epoch_axes(y, curves, sign=""):
     return plots.add_legend(axes)
 
 
-def horizon(decay, epoch_steps):
-    """Returns the length of the average in epochs: 1 / (1 - decay) steps."""
-    return 1 / (1 - float(decay)) / epoch_steps
-
-
 def horizon_axes(group):
     """Draws one curve per batch-statistics policy over the length of the average, and the raw weights as levels."""
     width, height = plots.SIZE
@@ -103,7 +96,8 @@ def horizon_axes(group):
     axes.margins(x=0.08)
     axes.set_xscale("log")
     flags, row = group.runs[0].flags, group.runs[0].rows[-1]
-    lengths = {decay: horizon(decay, row["step"] / row["epoch"]) for decay in sorted(flags.ema_decay, key=float)}
+    epochs_per_step = row["epoch"] / row["step"]
+    lengths = {decay: epochs_per_step / (1 - float(decay)) for decay in sorted(flags.ema_decay, key=float)}
     draw_baselines(axes, group)
     ratio = max(lengths.values()) / min(lengths.values())
     for index, policy in enumerate(flags.ema_batch_stats):

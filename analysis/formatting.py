@@ -24,8 +24,8 @@ def as_text(table):
     """Returns the caption, if any, and columns of fixed width."""
     columns = []
     for in_words, *cells in zip(table.in_words, table.header, *table.rows, strict=True):
-        width = max(map(len, cells))
-        columns.append([cell.ljust(width) if in_words else cell.rjust(width) for cell in cells])
+        align = str.ljust if in_words else str.rjust
+        columns.append([align(cell, max(map(len, cells))) for cell in cells])
     lines = ["  ".join(line).rstrip() for line in zip(*columns, strict=True)]
     return "\n".join([*textwrap.wrap(table.caption, 120), *lines])
 
@@ -90,10 +90,7 @@ def accuracy_table(group):
 
 
 def predictions_table(group, predictions):
-    """Returns the table of test loss, calibration and churn between seeds, from run_files.Predictions.
-
-    Averages were found to differ most in these (Morales-Brotons et al. 2024).
-    """
+    """Returns the table of test loss, calibration and churn between seeds, from run_files.Predictions."""
     rows = []
     measures = [("test loss, nats", cross_entropy, 1, 4), ("calibration error, %", calibration_error, 100, 2)]
     for name, function, scale, digits in measures:

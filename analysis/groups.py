@@ -75,11 +75,9 @@ def make_groups(runs):
 
 def separating_flags(flags, precision):
     """Returns {flag: value as text} of the flags that separate runs; `precision` replaces --precision auto."""
-    config = {}
-    for name, value in (vars(flags) | {"precision": precision}).items():
-        if name not in IGNORED_FLAGS:
-            config[name] = " ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return config
+    config = vars(flags) | {"precision": precision}
+    values = {name: value if isinstance(value, list) else [value] for name, value in config.items()}
+    return {name: " ".join(map(str, value)) for name, value in values.items() if name not in IGNORED_FLAGS}
 
 
 def title_of(config, configs):
@@ -110,11 +108,7 @@ def make_group(title, config, runs):
 
 
 def predictions_of(group):
-    """Reads the predictions of a group's runs after its last epoch.
-
-    Returns:
-      (list of Predictions in the order of the runs, a phrase for each run without usable predictions).
-    """
+    """Returns Predictions of the group's runs after its last epoch, and a phrase for each run without usable ones."""
     usable, problems = [], []
     for run in group.runs:
         try:

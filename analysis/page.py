@@ -17,19 +17,10 @@ from training.cli import UserError, quiet_stderr
 TILES = 24  # per kind
 
 
-class Tile(NamedTuple):
-    """One test image [H, W, C] uint8, its class, and the classes predicted by baseline and average."""
-
-    image: np.ndarray
-    truth: str
-    baseline: str
-    average: str
-
-
 class Gallery(NamedTuple):
     sentence: str  # caption, or why there are no images
-    fixed: list  # of Tile: baseline wrong, average right
-    broken: list  # of Tile: baseline right, average wrong
+    fixed: list  # of tiles: baseline wrong, average right
+    broken: list  # of tiles: baseline right, average wrong
 
 
 class Section(NamedTuple):
@@ -45,11 +36,9 @@ class Section(NamedTuple):
 
 
 def make_gallery(group, predictions, problems, data_dir=None):
-    """Returns the Gallery of the group's first run with predictions.
+    """Returns the Gallery of the group's first run with predictions, from the results of `groups.predictions_of`.
 
-    Args:
-      predictions, problems: returned by `groups.predictions_of`.
-      data_dir: TFDS directory of the images; None for the run's own.
+    Images come from the TFDS directory `data_dir`, by default the run's own.
     """
     try:
         if not predictions:
@@ -65,7 +54,8 @@ def make_gallery(group, predictions, problems, data_dir=None):
     broken = np.flatnonzero((baseline == labels) & (average != labels))
 
     def tile(index):
-        return Tile(test.images[index], names[labels[index]], names[baseline[index]], names[average[index]])
+        truth, raw, ema = (names[classes[index]] for classes in (labels, baseline, average))
+        return {"image": test.images[index], "truth": truth, "baseline": raw, "average": ema}
 
     sentence = (
         f"{run.path}, {len(labels):,} test images: only the average ({display_name(group.ema_label)}) gets "

@@ -68,15 +68,10 @@ def new_axes(x, y, size=SIZE):
 
 
 def render_figure(name, draw, *formats):
-    """Renders a figure in our style, independent of the user's matplotlibrc.
-
-    Args:
-      name: for the warning if the figure cannot be drawn.
-      draw: function without arguments that returns the axes.
-      formats: "png" or "svg".
+    """Renders the figure of the axes that `draw()` returns, independent of the user's matplotlibrc.
 
     Returns:
-      A list with the bytes of each format; None, after a warning, if the figure cannot be drawn.
+      A list with the bytes of each format ("png" or "svg"); None, after a warning, if it cannot be drawn.
     """
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns if it cannot write a cache
     files = [io.BytesIO() for _ in formats]

@@ -86,11 +86,11 @@ def check_synthesis(snapshots, basis):
 
 def relative_error(weights, reference):
     """Returns ||weights - reference|| / ||reference|| over all variables; both are {variable name: array}."""
-    made, expected = (
-        np.concatenate([values[name].ravel().astype(np.float64) for name in reference])
-        for values in (weights, reference)
-    )
-    return float(np.linalg.norm(made - expected) / np.linalg.norm(expected))
+
+    def flat(values):
+        return np.concatenate([values[name].ravel().astype(np.float64) for name in reference])
+
+    return float(np.linalg.norm(flat(weights) - flat(reference)) / np.linalg.norm(flat(reference)))
 
 
 def draw_stds(results):
@@ -117,8 +117,7 @@ def inner_products(t_a, gamma_a, t_b, gamma_b):
 
     The profile of exponent gamma at time t weights time tau in [0, t] by (gamma + 1) tau^gamma / t^(gamma + 1).
 
-    Args:
-      t_a, gamma_a, t_b, gamma_b: arrays that broadcast.
+    The arguments are arrays that broadcast.
     """
     ratio = t_a / t_b
     power = ratio ** np.where(t_a < t_b, gamma_b, -gamma_a)
@@ -126,15 +125,11 @@ def inner_products(t_a, gamma_a, t_b, gamma_b):
 
 
 def coefficients(times, gammas, target_time, target_gamma):
-    """Returns the coefficient of each snapshot in the target average: least squares between the profiles.
-
-    Args:
-      times, gammas: [n], update number and exponent of each snapshot.
-      target_time, target_gamma: of the average to make.
+    """Fits profiles with update numbers `times` [n] and exponents `gammas` [n] to a target profile by least squares.
 
     Returns:
-      ([n] float64 that sum to 1, as the weights of an average do; the residual: the norm of the difference between
-      the combined and the target profile, relative to the norm of the target profile).
+      ([n] float64 that sum to 1, as the weights of an average do; the norm of the difference between the combined and
+      the target profile, relative to the norm of the target profile).
     """
     t, gamma = np.asarray(times, np.float64), np.asarray(gammas, np.float64)
     target = np.float64(target_time), np.float64(target_gamma)
@@ -148,11 +143,7 @@ def coefficients(times, gammas, target_time, target_gamma):
 
 
 class Snapshots:
-    """The snapshots of a run directory.
-
-    Raises:
-      UserError: there are no snapshots, or one is corrupt.
-    """
+    """The snapshots of a run directory; UserError if there are none, or one is corrupt."""
 
     def __init__(self, path):
         self.files = list_snapshots(path)
@@ -168,8 +159,7 @@ class Snapshots:
     def synthesize(self, stds, basis):
         """Makes averages with `stds` at the last snapshot from the tracked averages with stds `basis`.
 
-        Returns:
-          (for each std, {variable name: float64 array}; for each std, the residual of `coefficients`).
+        Returns for each std {variable name: float64 array}, and for each std the residual of `coefficients`.
         """
         times = [read_snapshot(file)[0] for file in self.files]
         grid = [(time, power_gamma(std)) for time in times for std in basis]

@@ -30,12 +30,6 @@ class Source(NamedTuple):
     classifiers: dict  # Label to function from images [N, H, W, C] uint8 to probabilities [N, K]
 
 
-class Result(NamedTuple):
-    path: Path
-    predictions: dict  # Label to probabilities [K]
-    error: str  # or ""
-
-
 def main(args):
     """Prints class and probability of every image; exits with status 1 if an image could not be read."""
     if args.model and (args.decay or args.batch_stats):
@@ -44,9 +38,12 @@ def main(args):
     source = from_export(Path(args.model)) if args.model else from_run(args)
     paths, skipped = list_images(args.images)
     results = classify(paths, source)
-    print_results = print_json if args.json else print_table
-    print_results(results, source, skipped)
-    if any(result.error for result in results):
+    if args.json:
+        document = {"classifiers": list(map(str, source.classifiers)), "chosen": source.description}
+        print(json.dumps(document | {"passed_over": skipped, "images": results}, indent=2))
+    else:
+        print_table(results, source, skipped)
+    if any("error" in result for result in results):
         sys.exit(1)
 
 
@@ -73,63 +70,45 @@ def from_export(directory):
 
 
 def classify(paths, source):
-    """Returns a Result for each path."""
+    """Returns {image: path, predictions: {label: class and probabilities}} or {image: path, error: text} of each."""
     results, images = [], []
     for path in paths:
         try:
             images.append(read_image(path, source.image_shape))
-            results.append(Result(path, {}, ""))
+            results.append({"image": str(path), "predictions": {}})
         except UserError as error:
-            results.append(Result(path, {}, str(error)))
-    readable = [result for result in results if not result.error]
+            results.append({"image": str(path), "error": str(error)})
+    predictions = [result["predictions"] for result in results if "predictions" in result]
     for label, probabilities in source.classifiers.items() if images else ():
-        for result, values in zip(readable, probabilities(np.stack(images)), strict=True):
-            result.predictions[label] = values
+        for by_label, values in zip(predictions, probabilities(np.stack(images)), strict=True):
+            by_class = dict(zip(source.class_names, values.tolist(), strict=True))
+            best = max(by_class, key=by_class.get)
+            by_label[str(label)] = {"class": best, "probability": by_class[best], "probabilities": by_class}
     return results
 
 
-def print_json(results, source, skipped):
-    images = [as_json(result, source.class_names) for result in results]
-    document = {"classifiers": list(map(str, source.classifiers)), "chosen": source.description}
-    print(json.dumps(document | {"passed_over": skipped, "images": images}, indent=2))
-
-
-def as_json(result, names):
-    """Returns what --json prints of a Result."""
-    if result.error:
-        return {"image": str(result.path), "error": result.error}
-    predictions = {}
-    for label, values in result.predictions.items():
-        entry = {"class": names[values.argmax()], "probability": float(values.max())}
-        predictions[str(label)] = entry | {"probabilities": dict(zip(names, values.tolist(), strict=True))}
-    return {"image": str(result.path), "predictions": predictions}
-
-
 def print_table(results, source, skipped):
-    header = ["image"]
+    header, rows = ["image"], []
     for label in source.classifiers:
         header += [label.weights_name, ""]
-    rows, errors = [], []
     for result in results:
-        row = [printable(result.path)]
-        for values in result.predictions.values():
-            row += [source.class_names[values.argmax()], f"{100 * values.max():.2f}%"]
-        if result.error:
-            errors.append(f"{row[0]}: {result.error}")
+        row = [printable(result["image"])]
+        for prediction in result.get("predictions", {}).values():
+            row += [prediction["class"], f"{100 * prediction['probability']:.2f}%"]
+        if "error" in result:
+            print(f"evaluate.py: {row[0]}: {result['error']}", file=sys.stderr)
         else:
             rows.append(row)
     if rows:
         print_wrapped(source.description)
         print(as_text(Table("", header, rows)))
     if skipped:
-        errors.append(f"skipped {skipped} files without an image extension")
-    for error in errors:
-        print(f"evaluate.py: {error}", file=sys.stderr)
+        print(f"evaluate.py: skipped {skipped} files without an image extension", file=sys.stderr)
 
 
 def printable(path):
-    """Returns a path without terminal control characters."""
-    return "".join(letter if letter.isprintable() else "?" for letter in str(path))
+    """Replaces terminal control characters in a path."""
+    return "".join(letter if letter.isprintable() else "?" for letter in path)
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -43,9 +43,6 @@ class RestoredRun:
     """The newest valid checkpoint of a run; data_dir: TFDS directory, if the data has moved.
 
     `use` loads one of the run's classifiers; `logits` and `accuracies` apply the classifier loaded last.
-
-    Raises:
-      UserError: not a run, or no valid checkpoint.
     """
 
     def __init__(self, run_dir, data_dir=None):
@@ -102,11 +99,7 @@ class RestoredRun:
         return f"after step {step}, epoch {epoch:.4g} of {epochs}{unfinished}"
 
     def choose(self, weights="ema", decay=None, batch_stats=None):
-        """Returns (Label, reason) of a classifier; what is not given comes from `labels.choose`.
-
-        Raises:
-          UserError: the run has no such classifier.
-        """
+        """Returns (Label, reason) of a classifier, by default that of `labels.choose`; UserError without."""
         if weights == "raw" and (decay or batch_stats == "averaged"):
             raise UserError("--weights raw does not work with --decay or --batch_stats averaged", 2)
         flags = {"--decay": (decay, self.flags.ema_decay), "--batch_stats": (batch_stats, self.policies)}
@@ -115,10 +108,8 @@ class RestoredRun:
                 raise UserError(f"{flag} {value} is not in {self.path}: choose from {', '.join(choices)}", 2)
         text, reason = choose(primary(map(str, self.labels)), [self.last_row.get("validation", {})])
         best = Label.parse(text)
-        if weights == "raw":
-            label = Label("raw", None, batch_stats or best.baseline.statistics)
-        else:
-            label = Label("ema", decay or best.decay, batch_stats or best.statistics)
+        default = best.baseline if weights == "raw" else best
+        label = Label(weights, decay or default.decay, batch_stats or default.statistics)
         return label, reason if label == best else f"chosen by flags instead of {best.display_name}"
 
     def values(self, label):
@@ -143,10 +134,9 @@ class RestoredRun:
 
     def recompute(self):
         """Recomputes the batch statistics of the weights in the network, over training images."""
-        network = self.recompute_network
-        network.load(self.network.values())
-        network.session.run(network.built)
-        self.network.load(network.values())
+        self.recompute_network.load(self.network.values())
+        self.recompute_network.session.run(self.recompute_network.built)
+        self.network.load(self.recompute_network.values())
 
     def logits(self, images):
         """Returns [N, K] float32 for images [N, H, W, C] uint8."""

@@ -5,7 +5,6 @@ import contextlib
 import json
 import shlex
 import sys
-import textwrap
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -38,10 +37,7 @@ class Predictions(NamedTuple):
 
 
 def resolve_runs(names):
-    """Returns the run directories in `names`, and those below directories in `names`, each once.
-
-    Runs below a directory that were not evaluated yet are skipped with a line on stderr.
-    """
+    """Returns the runs at or below the paths in `names`, each once; skips those below that were not evaluated yet."""
     runs = {}
     for name in names:
         for run in find_runs(Path(name)):
@@ -64,13 +60,14 @@ def find_runs(path):
 
 
 def require_single_run(name):
-    """Returns the path of a run directory; for a directory of runs the UserError lists them."""
+    """Returns the path of a run directory; for a directory of runs the UserError names one."""
     path = Path(name)
     runs = find_runs(path)
     if runs != [path]:
-        names = textwrap.shorten(", ".join(str(run.relative_to(path)) for run in runs), 200)
         compare = f"{script('report')} {shlex.quote(str(path))}"
-        raise UserError(f"{path} contains {names}: pass one of these with --run_dir, or compare them with {compare}")
+        raise UserError(
+            f"{path} is not a run: pass --run_dir {runs[0]}, or compare its {len(runs)} runs with {compare}"
+        )
     return path
 
 
@@ -88,11 +85,7 @@ def read_errors(file, hint=""):
 
 
 def read_run(path):
-    """Reads a run directory.
-
-    Raises:
-      UserError: it is not a run, was not evaluated yet, or is corrupt.
-    """
+    """Returns the FinishedRun in a directory; raises UserError if it was not evaluated yet, or is corrupt."""
     config = load_config(path)
     file = path / "metrics.jsonl"
     with read_errors(file, f": restore it from a copy, or leave {path} out"):
@@ -128,11 +121,7 @@ def load_predictions(path):
 
 
 def read_predictions(run, ema):
-    """Returns the Predictions of a FinishedRun; ema: label text of an EMA classifier.
-
-    Raises:
-      UserError: predictions.npz is missing, corrupt, or does not contain the classifier.
-    """
+    """Returns the Predictions of a FinishedRun for the label text of an EMA classifier; raises UserError without."""
     with read_errors(run.path / "predictions.npz"):
         labels, logits = load_predictions(run.path)
         return Predictions(run, labels, logits[ema], logits[baseline_of(ema, logits)])

@@ -13,13 +13,9 @@ INTERVAL_FROM = 3  # seeds; the t-interval of two is 18 standard errors long
 
 
 def mean_interval(values):
-    """Returns the mean over seeds and half the width of its 95% t-interval.
+    """Returns the mean [...] over seeds of values [S, ...] and half the width of its 95% t-interval.
 
-    Args:
-      values: [S, ...], one row per seed. For a paired comparison: the differences, seed by seed.
-
-    Returns:
-      (mean, half): each [...]; half is None below INTERVAL_FROM seeds.
+    The half is None below INTERVAL_FROM seeds. For a paired comparison, pass the differences seed by seed.
     """
     values = np.asarray(values, np.float64)
     seeds = len(values)
@@ -32,8 +28,7 @@ def mean_interval(values):
 def churn(classes):
     """Returns the fraction of images on which two seeds disagree, averaged over all pairs (Milani Fard et al. 2016).
 
-    Args:
-      classes: [S, N], the class that each seed predicts for each image; S is at least 2.
+    `classes` [S, N] is the prediction of each of S >= 2 seeds for each image.
     """
     return float(np.mean([(first != second).mean() for first, second in itertools.combinations(classes, 2)]))
 
@@ -46,12 +41,7 @@ def pairs_interval(statistic, values):
     the pseudo-values S u - (S - 1) u_i have mean u. The t-interval over these S values is valid for a mean over pairs,
     a U-statistic (Arvesen 1969). With few seeds it is conservative (Efron & Stein 1981).
 
-    Args:
-      statistic: function of the values of some of the seeds.
-      values: [S, ...], one row per seed; S at least 2.
-
-    Returns:
-      (value, half), floats; half is None below INTERVAL_FROM seeds.
+    `statistic` maps the values [S, ...] of S >= 2 seeds to a float. The half is None below INTERVAL_FROM seeds.
     """
     value, seeds = statistic(values), len(values)
     if seeds < INTERVAL_FROM:
@@ -108,9 +98,8 @@ def compare(logits, labels):
       labels: true classes [N].
 
     Returns:
-      One dict per classifier: label, accuracy, low and high (its 95% Wilson interval), loss (mean cross-entropy, nats),
-      ece; and, None for "raw", fixed (images only this classifier gets right), broken (images only the baseline gets
-      right), McNemar's p_value, and against (the baseline's label).
+      One dict per classifier: label, accuracy, low and high (95% Wilson interval), loss (nats), ece; and, None for
+      "raw", fixed and broken (images only this classifier or only its baseline gets right), p_value, against (label).
     """
     correct = {label: values.argmax(axis=1) == labels for label, values in logits.items()}
     rows = []

@@ -64,11 +64,6 @@ def test_one_decay_has_no_horizon(tmp_path):
     assert figures.render("name", "caption", lambda: 1 / 0) == []
 
 
-def test_horizon_in_epochs():
-    assert figures.horizon("0.998", 50_000 // 64) == pytest.approx(500 / 781)
-    assert figures.horizon("0", 1) == 1
-
-
 def several(tmp_path, seeds):
     """Runs with three decays and two policies."""
     random = np.random.default_rng(seeds)

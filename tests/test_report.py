@@ -1,10 +1,8 @@
 """The command report.py: usage, output, and files of others in the output directory."""
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from support.commands import ROOT
@@ -47,12 +45,6 @@ def test_report_without_matplotlib(run, tmp_path):
     assert result.returncode == 0 and "+3.00" in result.stdout
     assert len(result.stderr.splitlines()) == 2
     assert names(tmp_path / "out") == {"report.html", "report.json"}
-
-
-def test_path_that_is_not_utf8(tmp_path):
-    path = write_run(Path(os.fsdecode(os.fsencode(tmp_path) + b"/nu\xff")) / "run")
-    make_report(path, "--output", tmp_path / "out")
-    assert "nu\\udcff" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_full_disk_leaves_the_earlier_report(tmp_path):

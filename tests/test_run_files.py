@@ -128,12 +128,9 @@ def test_invalid_predictions_are_named(predicted, change):
 
 @pytest.mark.parametrize("change", [{"labels": np.array([0, 3, 1])}, {"raw": VALID[EMA]}, {"raw/recomputed": ZEROS}])
 def test_predictions_must_match_the_summary(predicted, change):
+    assert run_files.predictions_of_step(predicted.path, 8) == (None, {})
     np.savez(predicted.path / "predictions.npz", **VALID | change)
     assert run_files.predictions_of_step(predicted.path, 7) == (None, {})
-
-
-def test_predictions_of_another_step(predicted):
-    assert run_files.predictions_of_step(predicted.path, 8) == (None, {})
 
 
 @pytest.fixture(scope="module")
