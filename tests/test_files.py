@@ -60,11 +60,6 @@ def test_write_errors_name_the_file(tmp_path, error, number):
     assert (caught.value.filename, caught.value.errno) == (str(tmp_path / "file"), number)
 
 
-def test_other_errors_stay(tmp_path):
-    with pytest.raises(ZeroDivisionError), files.name_in_errors(tmp_path):
-        raise ZeroDivisionError
-
-
 def test_arrays_round_trip_without_pickles(tmp_path, random):
     arrays, path = {"a/b": random.normal(size=(3, 4)).astype(np.float32), "n": np.array(7)}, tmp_path / "arrays.npz"
     files.write_arrays(path, arrays)

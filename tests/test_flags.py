@@ -181,19 +181,6 @@ def test_resume_keeps_the_resolved_precision(saved):
     assert_refused(run_dir, ["--precision", "bfloat16"], "--precision auto")
 
 
-def test_moved_run_is_resumed(saved, tmp_path):
-    saved()
-    moved = tmp_path.rename(tmp_path.with_name("moved"))
-    assert resumed(str(moved)).run_dir == str(moved)
-
-
-@pytest.mark.parametrize("precision", [None, "auto", 16])
-def test_corrupt_precision_is_refused(tmp_path, precision):
-    (tmp_path / "config.json").write_text(json.dumps({"flags": {}, "precision": precision}))
-    with pytest.raises(UserError, match=r"config\.json"):
-        load_precision(tmp_path)
-
-
 # ---------------------------------------------------------------------------------------------------------------
 # The effect of the flags on the numbers
 

@@ -149,14 +149,11 @@ MOMENTS = {  # patterns of files that a process writes, and the largest number o
     "snapshots/step-*": 6,
 }
 LAST_MOMENT = ("predictions.npz", 1, 0)
-BUILD_SECONDS = 3.0  # the graph takes longer
 
 
 def draw_moment(draw):
-    """Returns (pattern, n, seconds): this long after the n-th write; without a pattern, after the start."""
-    pattern = draw.choice([None, *MOMENTS])
-    if pattern is None:
-        return None, 0, draw.uniform(0, BUILD_SECONDS)
+    """Returns (pattern, n, seconds): this long after the n-th write."""
+    pattern = draw.choice(list(MOMENTS))
     return pattern, draw.randint(1, MOMENTS[pattern]), draw.choice([0, draw.uniform(0, 0.1)])
 
 
@@ -171,20 +168,15 @@ def list_versions(directory, pattern):
 
 def kill_at(moment, directory, process):
     pattern, number, seconds = moment
-    if pattern:
-        before, seen = list_versions(directory, pattern), set()
-        wait_until(lambda: seen.update(list_versions(directory, pattern) - before) or len(seen) >= number, process)
+    before, seen = list_versions(directory, pattern), set()
+    wait_until(lambda: seen.update(list_versions(directory, pattern) - before) or len(seen) >= number, process)
     time.sleep(seconds)
     process.send_signal(signal.SIGKILL)
     assert finish(process).returncode == -signal.SIGKILL, "the run ended before"
 
 
 def check_after_kill(directory):
-    """Checks that all checkpoints are intact and that metrics.jsonl has no row that the newest one lacks.
-
-    Returns:
-      Names of the unfinished files.
-    """
+    """Checks that metrics.jsonl has no row that the newest checkpoint lacks; returns the names of unfinished files."""
     rows, saved_rows = files.read_rows(directory), []
     if step := checkpoints.last_step(directory):
         values, state = checkpoints.read(directory)

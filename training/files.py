@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def write_whole(path, content):

@@ -47,12 +47,20 @@ def _replacement(position, removed, noise):
     return damage
 
 
-# Functions from bytes to bytes: truncated, or with some bytes changed, removed or inserted.
-damages = st.builds(
-    _replacement,
-    st.integers(0, 10**6),
-    st.sampled_from([0, 1, 20, 10**9]),
-    st.one_of(st.just(b""), st.binary(max_size=20)),
+def _flip(position, bit):
+    def damage(content):
+        index = position % max(1, len(content))
+        return content[:index] + bytes(byte ^ 1 << bit for byte in content[index : index + 1]) + content[index + 1 :]
+
+    return damage
+
+
+positions = st.integers(0, 10**6)
+noise = st.one_of(st.just(b""), st.binary(max_size=20))
+# Functions from bytes to bytes: truncated, one bit flipped, or some bytes changed, removed or inserted.
+damages = st.one_of(
+    st.builds(_flip, positions, st.integers(0, 7)),
+    st.builds(_replacement, positions, st.sampled_from([0, 1, 20, 10**9]), noise),
 )
 
 
