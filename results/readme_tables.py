@@ -19,7 +19,7 @@ from analysis.formatting import Table, as_markdown, format_number, over_seeds, w
 from analysis.run_files import read_run  # noqa: E402
 from results.experiments import EXPERIMENTS, RESULTS, is_finished, runs_of  # noqa: E402
 from training.cli import UserError, one_line_errors  # noqa: E402
-from training.labels import BATCH_STATS, EMA_STARTS, Label  # noqa: E402
+from training.labels import BATCH_STATS, EMA_STARTS, Label, choose  # noqa: E402
 
 READMES = [ROOT / "README.md", RESULTS / "README.md"]
 BLOCK = re.compile(r"(<!-- results: (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -31,13 +31,14 @@ def read(results, experiment):
     return [read_run(results / run.name) for run in runs_of(experiment) if is_finished(run, results)]
 
 
-def accuracy(runs, label, epoch=None, images="classifiers"):
-    """Returns the accuracy in % on the test images (or "validation") after an epoch, by default the last: [S]."""
-    values = []
-    for run in runs:
-        rows = {row["epoch"]: row for row in run.rows}
-        values.append(rows[epoch or run.flags.epochs][images][label])
-    return 100 * np.array(values)
+def row_at(run, epoch=None):
+    """Returns the row of metrics.jsonl for an epoch, by default the last."""
+    return next(row for row in run.rows if row["epoch"] == (epoch or run.flags.epochs))
+
+
+def accuracy(runs, label, epoch=None):
+    """Returns the test accuracy in % of each run: [S]."""
+    return 100 * np.array([row_at(run, epoch)["classifiers"][label] for run in runs])
 
 
 def gain(runs, label, epoch=None):
@@ -51,8 +52,12 @@ def averages(runs):
 
 
 def best_average(runs, epoch=None):
-    """Returns the label out of `averages` with the best mean accuracy on the validation images."""
-    return max(averages(runs), key=lambda label: accuracy(runs, label, epoch, "validation").mean())
+    """Returns the label out of `averages` that is best on the validation images."""
+    labels, validation = averages(runs), []
+    for run in runs:
+        accuracies = row_at(run, epoch)["validation"]
+        validation.append({label: accuracies[label] for label in labels})
+    return choose(labels[0], validation).label
 
 
 def cells(runs, label, epoch=None):
