@@ -17,7 +17,7 @@ def main(flags):
     if "--no_ema" in sys.argv:
         flags.ema_decay = []
     train_split, test_split = (data.Split(*worker.draw(size)) for size in (flags.train_size, 10))
-    dataset = data.Dataset(train_split, test_split, "random")  # nothing is evaluated on the test images
+    dataset = data.Dataset(train_split, test_split, "random", ("unnamed",) * worker.CLASSES)
     settings = resolve(flags, strategies.choose(flags), dataset, model.classifier)
     with settings.strategy.scope():
         graph = train.build(settings, dataset)
