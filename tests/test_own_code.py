@@ -1,4 +1,4 @@
-"""The getter in other people's TF 1.x code: what it works with, and what says loudly that it does not."""
+"""The getter in other TF 1.x code: supported layers, and unsupported layers that fail loudly."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from ema import check_replaced, ema_getter
 
 
 def own_layers(x, training):
-    """Variables of tf.get_variable, with a batch norm of one's own."""
+    """Layers with tf.get_variable and a hand-written batch norm."""
     weights = tf.get_variable("weights", [x.shape[-1], 3])
     mean = tf.get_variable("mean", [3], initializer=tf.zeros_initializer(), trainable=False)
     x = x @ weights
@@ -25,19 +25,19 @@ def own_layers(x, training):
 
 
 def legacy_layers(x, training):
-    """The layers of tf.compat.v1, which TF_USE_LEGACY_KERAS=1 and the package tf_keras bring back."""
+    """Layers of tf.compat.v1, available with TF_USE_LEGACY_KERAS=1 and tf_keras."""
     x = tf.layers.dense(x, 4, name="first")
     x = tf.layers.batch_normalization(x, training=training, name="norm")
     return tf.layers.dense(x, 3, name="second")
 
 
 def keras_layers(x, training):
-    """Layers that never call tf.get_variable."""
+    """Layers that bypass tf.get_variable."""
     return tf.keras.layers.Dense(3, name="dense")(x)
 
 
 def check(network):
-    """Trains a network for some steps; its EMA logits are those of the raw network with the shadows assigned."""
+    """Trains a network; checks that the EMA logits are the raw logits with the averages restored as weights."""
     with tf.Graph().as_default(), tf.Session() as session:
         x, labels = tf.placeholder(tf.float32, [None, 5]), tf.placeholder(tf.int64, [None])
         with tf.variable_scope("network"):
@@ -55,7 +55,7 @@ def check(network):
         check_replaced(getter, var_list)
         with tf.variable_scope("network", reuse=True):
             raw_logits = network(x, training=False)
-        saver = tf.train.Saver(ema.variables_to_restore())  # loads the averages in the place of the weights
+        saver = tf.train.Saver(ema.variables_to_restore())  # restores the averages as weights
         session.run(tf.global_variables_initializer())
         random = np.random.default_rng(0)
         feeds = {x: random.normal(size=(16, 5)), labels: random.integers(0, 3, 16)}
@@ -68,18 +68,18 @@ def check(network):
         np.testing.assert_allclose(session.run(raw_logits, feeds), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_variables_of_get_variable_with_a_batch_norm_of_ones_own():
+def test_hand_written_layers():
     check(own_layers)
 
 
-def test_layers_of_tf_compat_v1():
-    """In a process of its own: Keras is chosen by the environment."""
+def test_legacy_layers():
+    """In another process, because an environment variable selects Keras."""
     command = [sys.executable, "-c", "from test_own_code import *; tf.disable_eager_execution(); check(legacy_layers)"]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "TF_USE_LEGACY_KERAS": "1"}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
 
 
-def test_keras_layers_fail_loudly():
-    with pytest.raises(ValueError, match="never asked for"):
+def test_keras_layers_are_refused():
+    with pytest.raises(ValueError, match="dense"):
         check(keras_layers)

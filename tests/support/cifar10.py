@@ -1,4 +1,4 @@
-"""CIFAR-10 as TFDS prepares it, small and written by hand."""
+"""A small CIFAR-10 in the format of TFDS, written by hand."""
 
 import io
 import json
@@ -13,7 +13,7 @@ SIZES = {"train": 20, "test": 10}
 
 
 class TinyCifar10(NamedTuple):
-    directory: Path  # what --data_dir names
+    directory: Path  # for --data_dir
     images: dict  # split to [N, 32, 32, 3] uint8
     labels: dict  # split to [N] int64
 
@@ -51,7 +51,7 @@ def write_examples(shard, examples):
 
 
 def spoil(shard, index, name, value):
-    """Gives the feature `name` of one example another value, an int or bytes; None takes it out."""
+    """Changes the feature `name` of one example to an int or bytes, or removes it (None)."""
     examples = read_examples(shard)
     features = examples[index].features.feature
     del features[name]
@@ -63,7 +63,7 @@ def spoil(shard, index, name, value):
 def _example(image, label):
     png = io.BytesIO()
     Image.fromarray(image).save(png, "png")
-    features = {"id": b"of no interest", "image": png.getvalue(), "label": int(label)}
+    features = {"id": b"unused", "image": png.getvalue(), "label": int(label)}
     feature = {name: _feature(value) for name, value in features.items()}
     return tf.train.Example(features=tf.train.Features(feature=feature))
 

@@ -1,4 +1,4 @@
-"""The guide once more, fed one batch a step: an oracle for training, with its own batches."""
+"""The guide written again, with one batch per session.run: an oracle for training."""
 
 import functools
 
@@ -12,9 +12,10 @@ from support.tiny import dataset
 
 
 def train(flags, steps):
-    """What so many steps on support.tiny's images end at: weights and shadows, each name to array, and EMA test logits.
+    """Trains on support.tiny's images, in the order of data.epoch_order, with batches gathered by NumPy.
 
-    The batches are gathered here, by NumPy, from the order of each epoch.
+    Returns:
+      {name: weights}, {name: shadow} and EMA test logits after `steps` steps.
     """
     images, labels = dataset().train
     with tf.Graph().as_default(), tf.Session() as session:
@@ -41,9 +42,9 @@ def train(flags, steps):
         order_of = data.epoch_order(flags.seed, epoch, len(labels))
         session.run(tf.global_variables_initializer())
         epoch_steps = len(labels) // flags.batch_size
-        for now in range(steps):
-            order = session.run(order_of, {epoch: now // epoch_steps})
-            chosen = order.reshape(epoch_steps, -1)[now % epoch_steps]
-            session.run(ema_op, {x: images[chosen], y: labels[chosen], step: now})
+        for number in range(steps):
+            order = session.run(order_of, {epoch: number // epoch_steps})
+            chosen = order.reshape(epoch_steps, -1)[number % epoch_steps]
+            session.run(ema_op, {x: images[chosen], y: labels[chosen], step: number})
         variables = session.run({v.op.name: v for v in var_class})
         return variables, session.run({v.op.name: average.average(v) for v in var_class}), session.run(ema_logits)
