@@ -8,17 +8,8 @@ import subprocess
 import sys
 
 import pytest
-from support.commands import (
-    EPOCH_STEPS,
-    OFFLINE,
-    ROOT,
-    TINY_RUN,
-    assert_one_sentence,
-    assert_success,
-    finish,
-    resume_command,
-    wait_until,
-)
+from support import commands
+from support.commands import OFFLINE, ROOT, TINY_RUN, assert_one_sentence, assert_success
 from support.files import read_rows, rows_without_timings
 
 from training import checkpoints, cifar10
@@ -68,7 +59,7 @@ def mount(tmp_path):
 def test_full_disk_then_resume(forked, mount):
     directory = mount("size=400k") / "run"
     result = forked("train.py", *TINY_RUN, "--epochs", 9, "--run_dir", directory)
-    assert_one_sentence(result, 1, directory, "No space left on device", resume_command(directory))
+    assert_one_sentence(result, 1, directory, "No space left on device", commands.resume_command(directory))
     checkpoints.read(directory)
     mount("size=40m")
     assert_success(forked("train.py", "--resume", "--run_dir", directory))
@@ -120,11 +111,11 @@ def test_named_commands_work_when_pasted(start, tmp_path):
     directory = tmp_path / 'it\'s -a  [1]* "?" $x'
     argv = [*TINY_RUN, "--epochs", 100_000, "--checkpoint_every", 0.0001, "--run_dir", directory.name]
     process = start("train.py", *argv, cwd=tmp_path)
-    wait_until(lambda: checkpoints.last_step(directory), process)
+    commands.wait_until(lambda: checkpoints.last_step(directory), process)
     process.send_signal(signal.SIGUSR1)
-    stopped = finish(process)
+    stopped = commands.finish(process)
     assert stopped.returncode == 128 + signal.SIGUSR1
-    epochs = checkpoints.last_step(directory) // EPOCH_STEPS + 1
+    epochs = checkpoints.last_step(directory) // commands.EPOCH_STEPS + 1
     resume = re.search("continue with: (.*)", stopped.stderr)[1]
     result = shell(f"{resume} --epochs {epochs}", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
