@@ -78,7 +78,7 @@ def test_gallery_reads_data_dir_without_download(tmp_path, tiny_cifar10):
     ]
     np.testing.assert_array_equal([tile["image"] for tile in gallery.fixed], tiny_cifar10.images["test"])
     gallery = gallery_of(run)
-    assert "--data_dir" in gallery.sentence and not gallery.fixed
+    assert str(tmp_path / "elsewhere") in gallery.sentence and not gallery.fixed
     assert not (tmp_path / "elsewhere").exists()
 
 
