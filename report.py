@@ -3,8 +3,8 @@
     python report.py runs/a runs/b runs/c           # three run directories, into report/
     python report.py runs/seeds --output docs       # a directory of runs
 
-Runs that differ only by seed form a group: means with 95% t-intervals over seeds, gains of EMA paired by seed. Writes
-report.html, which is self-contained, and next to it report.json and each figure as PNG and SVG.
+Runs that differ only by seed form a group: means with 95% t-intervals, gains of EMA paired by seed. Writes report.html,
+which is self-contained, report.json, and each figure as PNG and SVG.
 """
 
 if __name__ == "__main__":
@@ -30,11 +30,7 @@ FIGURE = re.compile(r"(\d+-)?(accuracy|gain|horizon|annealing)\.(png|svg)")
 
 
 def main(arguments):
-    """Reads the runs, writes the report and prints its tables.
-
-    Raises:
-      UserError: a run is missing, corrupt or given twice, or the output exists and is not a report.
-    """
+    """Reads the runs, writes the report and prints its tables; UserError if a run or the output cannot be used."""
     runs = [run_files.read_run(path) for path in run_files.resolve_runs(arguments.runs)]
     sections, tables, drawings = load(runs, arguments.data_dir)
     output = Path(arguments.output)
@@ -59,14 +55,12 @@ def load(runs, data_dir):
 
 
 def make_section(group, prefix, data_dir):
-    """Makes the page.Section of a group; the names of its figures start with `prefix`."""
     predictions, problems = groups.predictions_of(group)
     notes, tables = list(group.notes), [formatting.accuracy_table(group)]
     if predictions:  # or else the gallery gives the reason
         notes += [f"Not in loss, calibration and churn: {problem}." for problem in problems]
         tables.append(formatting.predictions_table(group, predictions))
-    drawings = figures.draw_group(group, prefix)
-    gallery = page.make_gallery(group, predictions, problems, data_dir)
+    drawings, gallery = figures.draw_group(group, prefix), page.make_gallery(group, predictions, problems, data_dir)
     flags = formatting.Table("Flags of every run of this group", ["flag", "value"], list(group.config.items()))
     return page.Section(group, notes, tables, drawings, gallery, formatting.run_table(group), flags)
 
