@@ -119,4 +119,4 @@ def _read(builder, split, size):
 
 def first_line(error):
     """Returns the first line of an error message, or the error's type if the message is empty."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    return next(iter(str(error).splitlines()), type(error).__name__).rstrip(":")
