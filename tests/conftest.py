@@ -1,6 +1,7 @@
 """Fixtures that several test modules share: a graph and session, CIFAR-10 on disk, commands, finished runs."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -14,6 +15,7 @@ from support.commands import OFFLINE, ROOT, TINY_RUN, assert_success, finish
 
 from analysis.restored_run import RestoredRun
 from training import run_directory
+from training.cli import SIGNALS
 from training.log import log
 
 tf.disable_eager_execution()  # as train.py does
@@ -46,9 +48,12 @@ def random():
 
 @pytest.fixture(autouse=True)
 def clean_process():
-    """Restores the log, which a run sends to its train.log, and releases the locks of run directories."""
+    """Restores the log and the signal handlers that a run changes, and releases the locks of run directories."""
     before = log.handlers[:], log.level, log.propagate
+    signals = {number: signal.getsignal(number) for number in SIGNALS}
     yield
+    for number, handler in signals.items():
+        signal.signal(number, handler)
     for handler in set(log.handlers) - set(before[0]):
         handler.close()
     log.handlers[:], log.level, log.propagate = before
