@@ -67,7 +67,7 @@ def check_replaced(getter, var_list):
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Decay schedules. To add a start of the average, write one class with these two methods and enter it in STARTS.
+# Decay schedules. To add a start of the average, write a subclass of InitialStart and enter it in STARTS.
 
 
 class InitialStart(NamedTuple):
@@ -87,6 +87,10 @@ class InitialStart(NamedTuple):
         """Returns the share of the initial weights in the shadow after n updates: the product of their decays."""
         return self.b**n
 
+    def warmup_steps(self):
+        """Returns the first update at which a warmup no longer limits the decay; 0 without warmup."""
+        return 0
+
 
 class WarmupStart(InitialStart):
     """min(b, (1 + t) / (10 + t)), as tf.train.ExponentialMovingAverage does with num_updates."""
@@ -96,7 +100,6 @@ class WarmupStart(InitialStart):
         return tf.minimum(tf.constant(self.b, tf.float64), (1 + t) / (10 + t))
 
     def warmup_steps(self):
-        """Returns the first update at which warmup no longer limits the decay."""
         steps = max(1, math.floor((10 * self.b - 1) / (1 - self.b)))
         while (1 + steps) / (10 + steps) < self.b:  # rounding may leave the quotient too small
             steps += 1
@@ -213,14 +216,11 @@ class MovingAverages:
         return emas
 
     def apply(self, var_list, batch_stats):
-        """Updates every shadow.
+        """Updates every shadow; returns a tensor that depends on the updates.
 
         Args:
           var_list: the trainable variables.
           batch_stats: the batch statistics; averaged only with the policy "averaged".
-
-        Returns:
-          A tensor that depends on the updates.
         """
 
         def update(strategy):

@@ -52,6 +52,7 @@ def test_preamble_has_one_line_per_fact():
         (["0.998"], "initial", 15620, []),
         (["0.998"], "initial", 781, ["21%", "--ema_start warmup"]),
         (["0.998"], "unbiased", 781, []),
+        (["0"], "warmup", 781, []),
         (["0.9998"], "warmup", 44_990, []),
         (["0.9998"], "warmup", 44_989, ["44,990"]),
         (["0.99", "0.998", "0.9995"], "warmup", 210, ["0.99, 0.998, 0.9995", "--ema_start unbiased"]),

@@ -72,8 +72,7 @@ def describe(averages, total_steps, epoch_steps):
         horizon = 1 / (1 - float(decay))
         epochs = f"{horizon / epoch_steps:.2g} epochs"
         lines.append(f"decay {decay}, start {averages.start}: horizon {horizon:.4g} steps = {epochs}")
-        if averages.start == "warmup":
-            warmup_steps[decay] = average.schedule.warmup_steps()
+        warmup_steps[decay] = average.schedule.warmup_steps()
     same = [decay for decay, steps in warmup_steps.items() if steps > total_steps / 2]
     if len(same) > 1:
         until = f"step {min(total_steps, *(warmup_steps[decay] for decay in same)):,} of {total_steps:,}"
