@@ -65,11 +65,21 @@ DATASETS = {  # add the name to training.labels.DATASETS too
 
 
 def load(name, data_dir=None, train_size=None, test_size=None, download=True):
-    """Loads the first `train_size` and `test_size` images of a data set in `DATASETS`, or all if it has fewer.
+    """Loads the first `train_size` and `test_size` images of a data set, by default all; returns a Dataset.
 
     Raises:
-      UserError: the data is missing or corrupt, or cannot be downloaded.
+      UserError: the data is missing, corrupt, cannot be downloaded, or has too few images.
     """
+    dataset = _load_subset(name, data_dir, train_size, test_size, download)
+    for split, size in (("train", train_size), ("test", test_size)):
+        available = len(getattr(dataset, split).labels)
+        if size and size > available:
+            raise UserError(f"--{split}_size {size}: only {available} images available", 2)
+    return dataset
+
+
+def _load_subset(name, data_dir, train_size, test_size, download=True):
+    """Like `load`, but returns fewer images if a split is smaller."""
     splits, source = DATASETS[name].load(data_dir, {"train": train_size, "test": test_size}, download)
     train = Split(*(array[:train_size] for array in splits["train"]))
     test = Split(*(array[:test_size] for array in splits["test"]))
@@ -78,17 +88,8 @@ def load(name, data_dir=None, train_size=None, test_size=None, download=True):
 
 
 def load_for_training(flags):
-    """Loads the data of a run; splits off validation images and adds label noise.
-
-    Raises:
-      UserError: like `load`, or there are fewer images than the flags ask for.
-    """
-    dataset = load(flags.dataset, flags.data_dir, flags.train_size, flags.test_size)
-    for split, size in (("train", flags.train_size), ("test", flags.test_size)):
-        available = len(getattr(dataset, split).labels)
-        if size and size > available:
-            raise UserError(f"--{split}_size {size}: only {available} images available", 2)
-    dataset = hold_out(dataset, flags.validation_size)
+    """Returns the Dataset of a run, with validation images and label noise; raises UserError like `load`."""
+    dataset = hold_out(load(flags.dataset, flags.data_dir, flags.train_size, flags.test_size), flags.validation_size)
     if flags.label_noise:
         labels = replace_labels(dataset.train.labels, flags.label_noise, flags.seed, len(dataset.class_names))
         source = f"{dataset.source}; {100 * flags.label_noise:g}% of the training labels are wrong"
@@ -101,7 +102,7 @@ def load_for_evaluation(flags):
     if flags.validation_size:
         return load_for_training(flags)
     train_size = min(RECOMPUTED_IMAGES, flags.train_size or RECOMPUTED_IMAGES)
-    return load(flags.dataset, flags.data_dir, train_size, flags.test_size)
+    return _load_subset(flags.dataset, flags.data_dir, train_size, flags.test_size)
 
 
 def hold_out(dataset, size):

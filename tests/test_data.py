@@ -12,6 +12,7 @@ from support.tiny import split
 
 import data
 from training import flags
+from training.cli import UserError
 
 sizes = st.integers(1, 2000)
 seeds = st.integers(0, 2**31 - 1)
@@ -42,6 +43,27 @@ def test_synthetic_matches_its_description():
         assert len(share) == 10 and 0.07 < share.min() <= share.max() < 0.13
         np.testing.assert_array_equal(first.images, images.images[:size])
         np.testing.assert_array_equal(first.labels, images.labels[:size])
+
+
+def test_load_refuses_missing_images():
+    for sizes in ({"train_size": 8193}, {"test_size": 2049}):
+        with pytest.raises(UserError, match=f"--{next(iter(sizes))}"):
+            data.load("synthetic", **sizes)
+
+
+def test_new_dataset_needs_only_a_loader(monkeypatch):
+    def load(data_dir, sizes, download):
+        labels = {split: np.arange(1000) % 7 for split in sizes}  # more images than necessary
+        return {split: (np.zeros([1000, 24, 24, 1], np.uint8), labels[split]) for split in sizes}, "seven"
+
+    monkeypatch.setitem(data.DATASETS, "seven", data.DatasetSource(load, tuple("abcdefg"), (24, 24, 1)))
+    parsed = flags.parse([*TINY_RUN, "--train_size", "700", "--label_noise", "0.5"])
+    parsed.dataset = "seven"
+    dataset = data.load_for_training(parsed)
+    assert (dataset.image_shape, dataset.class_names) == ((24, 24, 1), tuple("abcdefg"))
+    assert (len(dataset.train.images), len(dataset.test.labels)) == (700, 64)
+    assert (dataset.train.labels != np.arange(700) % 7).sum() == 350
+    assert set(dataset.train.labels) == set(range(7))
 
 
 def test_synthetic_is_learnable_but_not_easy(drawn):

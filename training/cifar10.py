@@ -45,8 +45,8 @@ def load(data_dir, sizes, download=True):
     try:
         builder = tfds.builder("cifar10", data_dir=root)
         splits = {split: _read(builder, split, size) for split, size in sizes.items()}
-    except PermissionError as error:
-        raise UserError(f"{error.filename or folder}: permission denied, check the permissions") from None
+    except (PermissionError, tf.errors.PermissionDeniedError):
+        raise UserError(f"{folder}: permission denied, check the permissions") from None
     except Exception as error:  # JSON, protocol buffers, records and PNG files each raise their own errors
         if is_out_of_memory(error):
             raise
