@@ -1,11 +1,16 @@
 """Tables as text and Markdown, and the tables of the report. Each gain is over the classifier's baseline."""
 
+import argparse
+import difflib
+import re
+import sys
 import textwrap
 from typing import NamedTuple
 
 import numpy as np
 
 from analysis.statistics import INTERVAL_FROM, calibration_error, churn, cross_entropy, mean_interval, pairs_interval
+from training.cli import UserError
 from training.labels import Label, baseline_of
 
 
@@ -123,3 +128,38 @@ def run_table(group):
     labels = [f"{display_name(label)}, %" for label in group.labels]
     header = ["run", "seed", "epochs", *labels, "gain, points", "precision", "device", "commit", "versions"]
     return Table(caption, header, rows)
+
+
+def update_blocks(files, marker, tables, argv=None):
+    """Writes (--write) or compares (--check) the tables between <!-- MARKER: NAME ARGUMENTS --> and <!-- end -->.
+
+    Args:
+      files: paths of Markdown files.
+      tables: NAME to function from the arguments, strings, to Markdown.
+
+    Raises:
+      UserError: a name is unknown.
+      SystemExit: a table differs; the message is a diff.
+    """
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("--write", action="store_true", help="write the tables")
+    parser.add_argument("--check", action="store_true", help="compare the tables (default)")
+    write = parser.parse_args(argv).write
+
+    def replace(match):
+        name, *arguments = match[2].split()
+        if name not in tables:
+            raise UserError(f"there is no table {name} for <!-- {marker}: {match[2]} -->: use {', '.join(tables)}")
+        return f"{match[1]}{tables[name](*arguments)}{match[3]}"
+
+    differences = []
+    for file in files:
+        before = file.read_text()
+        after = re.sub(rf"(<!-- {marker}: (.*?) -->\n).*?(<!-- end -->)", replace, before, flags=re.DOTALL)
+        if write:
+            file.write_text(after)
+        else:
+            lines = before.splitlines(), after.splitlines()
+            differences += difflib.unified_diff(*lines, str(file), "generated", lineterm="")
+    if differences:
+        sys.exit("\n".join(differences))

@@ -6,20 +6,18 @@ Every ratio is taken within a round, because a drifting machine slows a whole ro
 few rounds that other programs disturb.
 """
 
-import argparse
 import json
 import re
-import sys
 from statistics import median
 
 import numpy as np
 from worker import ROOT
 
-from analysis.formatting import Table, as_markdown
+from analysis.formatting import Table, as_markdown, update_blocks
+from training.cli import one_line_errors
 
 RESULTS = ROOT / "results" / "bench"
 READMES = [ROOT / "benchmarks" / "README.md", ROOT / "README.md"]
-BLOCK = re.compile(r"(<!-- benchmarks: (speed|measured) -->\n).*?(<!-- end -->)", re.DOTALL)
 ARCHITECTURES = {(25, 17): "Zen 4", (26, 2): "Zen 5"}  # (family, model) of processors that share the name "AMD EPYC"
 PREFIXES = ("train.py", "pytorch", "convolutions")  # of the names of rows
 MIN_ROUNDS = 6  # for a bootstrap interval; with three rounds it would cover 74% instead of 95%
@@ -160,25 +158,12 @@ def render(result, to_text):
 
 
 def main(argv=None, readmes=READMES, folder=RESULTS):
-    parser = argparse.ArgumentParser(prog="summarize.py", description="The tables of results/bench.")
-    parser.add_argument("--write", action="store_true", help="write the tables into the READMEs")
-    parser.add_argument(
-        "--check", action="store_true", help="compare them, as without --write; status 1 if they differ"
-    )
-    options = parser.parse_args(argv)
     results = {path.name: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
-    measured = []
-    for name, result in results.items():
-        measured.append(f"{render(result, as_markdown)}\n\n[every sample](../results/bench/{name})\n")
-    blocks = {"speed": as_markdown(table_of_processors(results.values())), "measured": "\n".join(measured)}
-    for readme in readmes:
-        before = readme.read_text()
-        after = BLOCK.sub(lambda match: f"{match[1]}{blocks[match[2]]}{match[3]}", before)
-        if options.write:
-            readme.write_text(after)
-        elif after != before:
-            sys.exit(f"summarize.py: {readme} differs from {folder}: python benchmarks/summarize.py --write")
+    speed, link = as_markdown(table_of_processors(results.values())), "\n\n[every sample](../results/bench/{})\n"
+    measured = "\n".join(render(result, as_markdown) + link.format(name) for name, result in results.items())
+    update_blocks(readmes, "benchmarks", {"speed": lambda: speed, "measured": lambda: measured}, argv)
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

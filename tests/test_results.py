@@ -19,7 +19,7 @@ def write(tmp_path):
 
 @pytest.fixture
 def rows(tmp_path):
-    return lambda name, *arguments: {row[0]: row[1:] for row in readme_tables.TABLES[name](tmp_path, *arguments).rows}
+    return lambda name, *arguments: {row[0]: row[1:] for row in getattr(readme_tables, name)(tmp_path, *arguments).rows}
 
 
 def test_headline(rows, write):
@@ -80,20 +80,19 @@ def test_changed_digit_in_readme_is_found(write, tmp_path):
     write("gain/seed-0", {RAW: 0.6, EMA: 0.7312}, {EMA: 0.9})
     readme, block = tmp_path / "README.md", "<!-- results: lengths gain -->\n<!-- end -->\n"
     readme.write_text(f"before\n{block}{block.replace('gain', 'length')}after\n")
-    with pytest.raises(UserError, match="--write"):
+    with pytest.raises(SystemExit, match="---"):
         readme_tables.main(["--check"], [readme], tmp_path)
     readme_tables.main(["--write"], [readme], tmp_path)
     readme_tables.main(["--check"], [readme], tmp_path)
     written = readme.read_text()
     assert "| 20 | 60.00 | 73.12 (0.998) | +13.12 |" in written and "make results NAME=length" in written
     readme.write_text(written.replace("73.12", "73.13", 1))
-    with pytest.raises(UserError, match="--write"):
+    with pytest.raises(SystemExit, match=r"-\| 4 \| 60.00 \| 73.13"):
         readme_tables.main(["--check"], [readme], tmp_path)
 
 
-@pytest.mark.parametrize("block", ["length gain", "lengths gian", "headline more"])
-def test_mistyped_block_is_refused(tmp_path, block):
+def test_mistyped_block_is_refused(tmp_path):
     readme = tmp_path / "README.md"
-    readme.write_text(f"<!-- results: {block} -->\n<!-- end -->\n")
-    with pytest.raises(UserError, match=f"results: {block}"):
+    readme.write_text("<!-- results: length gain -->\n<!-- end -->\n")
+    with pytest.raises(UserError, match="results: length gain"):
         readme_tables.main(["--write"], [readme], tmp_path)
