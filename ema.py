@@ -14,6 +14,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+VARIABLE_OPS = {"VarHandleOp", "VariableV2", "Variable"}  # of resource and of reference variables
+
 
 def ema_getter(*emas):
     """Returns the guide's custom getter: the shadow of a variable if one of `emas` has it, else the variable itself.
@@ -23,7 +25,7 @@ def ema_getter(*emas):
 
     Returns:
       A function for `tf.variable_scope(custom_getter=...)`. It raises ValueError for partitioned variables, because
-      they have no shadows. Its attribute `given` maps variable.ref() to the returned tensor, for `check_replaced`.
+      they have no shadows.
     """
 
     def getter(getter, name, *args, **kwargs):  # TensorFlow passes the first argument by this keyword
@@ -33,37 +35,77 @@ def ema_getter(*emas):
         for ema in emas:
             shadow = ema.average(variable)
             if shadow is not None:  # a resource variable has no truth value in a graph
-                given[variable.ref()] = shadow
                 return shadow
-        given[variable.ref()] = variable
         return variable
 
-    getter.given = given = {}
+    getter.emas = emas
+    getter.existing = {op.name for op in tf.get_default_graph().get_operations() if op.type in VARIABLE_OPS}
     return getter
 
 
-def check_replaced(getter, var_list):
-    """Checks that a network built through `getter` reads the shadows of exactly `var_list`.
+def check_replaced(getter, var_list, output):
+    """Checks that `output` reads the shadows of exactly `var_list`, by a walk over the graph.
 
-    Without this check an "EMA" network may silently equal the raw network, because the getter returns the raw variable
-    if there is no shadow. Variables read without the getter, such as attributes of a layer, are not detected.
+    Without this check, an "EMA" network may silently equal the raw network, in part or in whole.
+
+    Args:
+      getter: made by `ema_getter` after `ema.apply`, before the EMA network was built.
+      var_list: the variables that are averaged.
+      output: a tensor of the EMA network that depends on all of its variables, such as its logits.
 
     Raises:
-      ValueError: names a variable of `var_list` that was not replaced, or a replaced variable outside `var_list`.
+      ValueError: names a variable and the cause: it has no moving average, it has a cached value, `output` reads it
+        raw, does not read its average, or reads it although the EMA network created it.
     """
+    read = _variable_ops_read(output)
+    if created := read - getter.existing:
+        raise ValueError(
+            f"the EMA network created {min(created)} instead of reusing it: build both networks in the same named "
+            "variable scope, the second one with reuse=True, and create variables with tf.get_variable"
+        )
     for variable in var_list:
-        given = getter.given.get(variable.ref())
-        if given is None:
+        name, shadow = variable.op.name, _average(getter.emas, variable)
+        if shadow is None:
+            raise ValueError(f"{name} has no moving average: pass it to ema.apply")
+        if getattr(variable, "_cached_value", None) is not None:
             raise ValueError(
-                f"the EMA network never asked for {variable.op.name}: enter its variable scope with reuse=True, "
-                "otherwise it creates new variables"
+                f"{name} has a cached value, so ema.apply averages its value before the step: create it without "
+                "caching_device; for tf.nn.dynamic_rnn, call cell.build(shape) first"
             )
-        if given is variable:
-            raise ValueError(f"the EMA network reads {variable.op.name} itself: apply the moving average to it first")
+        if read & _op_names(variable):
+            raise ValueError(
+                f"the EMA network reads {name} itself, not its average: it uses a tensor or a layer object of the "
+                "first network, which bypasses the getter"
+            )
+        if not read & _op_names(shadow):
+            raise ValueError(f"the EMA network does not read the average of {name}: remove it from var_list")
     expected = {variable.ref() for variable in var_list}
-    for reference, given in getter.given.items():
-        if reference not in expected and given is not reference.deref():
-            raise ValueError(f"the EMA network reads a moving average of {reference.deref().op.name}, not in var_list")
+    for variable in [*tf.global_variables(), *tf.local_variables()]:
+        shadow = None if variable.ref() in expected else _average(getter.emas, variable)
+        if shadow is not None and read & _op_names(shadow):
+            raise ValueError(f"the EMA network reads the average of {variable.op.name}, which is not in var_list")
+
+
+def _average(emas, variable):
+    """Returns the first shadow of a variable, or None."""
+    return next((shadow for ema in emas if (shadow := ema.average(variable)) is not None), None)
+
+
+def _op_names(variable):
+    """Returns the names of the operations that hold a variable: one per replica of this process."""
+    copies = tf.distribute.get_strategy().experimental_local_results(variable)
+    return {getattr(copy, "handle", copy).op.name for copy in copies}
+
+
+def _variable_ops_read(output):
+    """Returns the names of the variable operations that a tensor depends on, also through loops and functions."""
+    seen, queue = set(), [output.op]
+    while queue:
+        op = queue.pop()
+        if op not in seen:
+            seen.add(op)
+            queue.extend(tensor.op for tensor in op.inputs)
+    return {op.name for op in seen if op.type in VARIABLE_OPS}
 
 
 # ---------------------------------------------------------------------------------------------------------------

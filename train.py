@@ -96,7 +96,7 @@ def build(settings, dataset):
         rebuilt = partial(network, reuse=True, getter=getter)
         test = partial(rebuilt, phase=False)
         logits = {name: data.map_images(test, array, data.EVAL_BATCH_SIZE) for name, array in images.items()}
-        check_replaced(getter, label.replaced(var_class, batch_stats))
+        check_replaced(getter, label.replaced(var_class, batch_stats), logits["test"])
         first = data.first_images(batches.images, data.EVAL_BATCH_SIZE)
         test_classifiers[label] = TestClassifier(logits, recompute(rebuilt, *first) if label.recomputed else None)
     return Graph(loop, batches.shuffle, averages, test_classifiers, var_class, data.device_feeds())

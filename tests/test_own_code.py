@@ -52,7 +52,7 @@ def check(network):
         getter = ema_getter(ema)
         with tf.variable_scope("network", reuse=True, custom_getter=getter):
             ema_logits = network(x, training=False)
-        check_replaced(getter, var_list)
+        check_replaced(getter, var_list, ema_logits)
         with tf.variable_scope("network", reuse=True):
             raw_logits = network(x, training=False)
         saver = tf.train.Saver(ema.variables_to_restore())  # restores the averages as weights
@@ -78,6 +78,116 @@ def test_legacy_layers():
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "TF_USE_LEGACY_KERAS": "1"}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
+
+
+def shared_weights(x):
+    with tf.variable_scope("shared", reuse=tf.AUTO_REUSE):
+        return x @ tf.get_variable("w", [3, 3]) @ tf.get_variable("w", [3, 3])
+
+
+def weight_normalization(x):
+    def normalize(getter, name, *args, **kwargs):
+        weights = getter(name, *args, **kwargs)
+        return weights * getter(f"{name}_scale", shape=[]) / tf.norm(weights)
+
+    with tf.variable_scope("normalized", custom_getter=normalize):
+        return x @ tf.get_variable("w", [3, 4])
+
+
+def float16_storage(x):
+    def cast(getter, name, *args, **kwargs):
+        return tf.cast(getter(name, *args, **kwargs), tf.float16)
+
+    with tf.variable_scope("cast", custom_getter=cast):
+        return tf.cast(tf.cast(x, tf.float16) @ tf.get_variable("w", [3, 4]), tf.float32)
+
+
+def control_flow(x):
+    start = tf.get_variable("w", [3, 3])
+
+    def body(step, state):
+        with tf.variable_scope(tf.get_variable_scope(), reuse=True):
+            return step + 1, state @ tf.get_variable("w", [3, 3])
+
+    _, state = tf.while_loop(lambda step, _: step < 3, body, [0, x @ start])
+    other = tf.get_variable("other", [3, 3])
+    return tf.cond(tf.reduce_sum(state) > 0, lambda: state @ other, lambda: state)
+
+
+def frozen_layer(x):
+    return x @ tf.get_variable("frozen", [3, 3], trainable=False) @ tf.get_variable("w", [3, 4])
+
+
+def reference_variable(x):
+    with tf.variable_scope("reference", use_resource=False):
+        return x @ tf.get_variable("w", [3, 4])
+
+
+def cached_value(x):
+    with tf.variable_scope("cached", caching_device="/cpu:0"):
+        return x @ tf.get_variable("w", [3, 4])
+
+
+def new_statistics(x):
+    return x @ tf.get_variable("w", [3, 4]) - tf.Variable(tf.zeros([4]), trainable=False, name="statistics")
+
+
+def kept_tensor(x):
+    kept = tf.get_collection_ref("kept")
+    weights = tf.get_variable("w", [3, 4])
+    kept.append(weights / tf.norm(weights))
+    return x @ kept[0]
+
+
+def unused_variable(x):
+    tf.get_variable("unused", [2])
+    return x @ tf.get_variable("w", [3, 4])
+
+
+def build_and_check(network, choose_averaged=tf.trainable_variables):
+    """Builds a network and its EMA version in one scope, and checks it against all trainable variables."""
+    with tf.Graph().as_default():
+        x = tf.ones([2, 3])
+        with tf.variable_scope("network"):
+            network(x)
+        ema = tf.train.ExponentialMovingAverage(0.9)
+        ema.apply(choose_averaged())
+        getter = ema_getter(ema)
+        with tf.variable_scope("network", reuse=True, custom_getter=getter):
+            output = network(x)
+        check_replaced(getter, tf.trainable_variables(), output)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [shared_weights, weight_normalization, float16_storage, control_flow, frozen_layer, reference_variable],
+)
+def test_check_accepts(network):
+    build_and_check(network)
+
+
+@pytest.mark.parametrize(
+    ("network", "named"),
+    [
+        (cached_value, "caching_device"),
+        (new_statistics, "statistics"),
+        (kept_tensor, "bypasses the getter"),
+        (unused_variable, "unused"),
+    ],
+)
+def test_check_refuses(network, named):
+    with pytest.raises(ValueError, match=named):
+        build_and_check(network)
+
+
+def test_check_refuses_missing_average():
+    with pytest.raises(ValueError, match="to ema"):
+        build_and_check(weight_normalization, lambda: tf.trainable_variables()[:1])
+
+
+def test_check_refuses_average_outside_var_list():
+    with pytest.raises(ValueError, match="frozen"):
+        build_and_check(frozen_layer, tf.global_variables)
 
 
 def test_keras_layers_are_refused():
