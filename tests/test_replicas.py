@@ -208,7 +208,7 @@ def test_replicas_share_each_batch():
 def test_lost_worker_ends_the_other(launch, tmp_path, signal_name):
     directory, lost = tmp_path / "run", ["SIGSTOP", "SIGKILL"].index(signal_name)
     processes = launch(*ENDLESS, "--run_dir", directory, workers=2)
-    wait_until(lambda: checkpoints.last_step(directory), processes[0])
+    wait_until(lambda: checkpoints.was_evaluated(directory), processes[0])
     processes[lost].send_signal(signal.Signals[signal_name])
     start = time.monotonic()
     result = finish(processes[1 - lost])
