@@ -110,7 +110,4 @@ def main(flags):
     with tf.Graph().as_default(), strategy.scope():
         graph = build(settings, dataset)
         with strategy.session(fingerprint(settings, dataset)) as session, catch_signals() as stop:
-            trainer = Trainer(settings, dataset, graph, session, strategy.share_stop(stop))
-            trainer.train()
-    if strategy.chief:
-        draw_curves(trainer.directory.path, trainer.rows)
+            Trainer(settings, dataset, graph, session, strategy.share_stop(stop)).train(draw_curves)

@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 import shlex
+import shutil
 import signal
 import sys
 import time
@@ -16,7 +17,6 @@ ERRNO_HINTS = {
     errno.ENOSPC: "free some disk space",
     errno.EDQUOT: "free some disk space",
     errno.EACCES: "check the permissions",
-    errno.EROFS: "the file system is read-only",
 }
 SIGNALS = {
     signal.SIGINT: "Ctrl-C",
@@ -24,8 +24,10 @@ SIGNALS = {
     signal.SIGHUP: "SIGHUP (terminal closed)",
     signal.SIGUSR1: "SIGUSR1",  # sent by schedulers before the time limit
     signal.SIGUSR2: "SIGUSR2",
+    signal.SIGXCPU: "SIGXCPU (CPU time limit)",
 }
 DOUBLE_SIGNAL_WINDOW = 1.0  # seconds; `timeout make` signals make and then the whole process group
+stderr_descriptor = 2  # another one while TensorFlow is imported
 RESOURCE_EXHAUSTED = 8  # error_code of tf.errors.ResourceExhaustedError
 
 
@@ -37,7 +39,7 @@ class UserError(Exception):
         self.status = status
 
 
-def run_cli(name, parse, loads="TensorFlow"):
+def run_cli(name, parse):
     """Parses the command line, then imports module `name` and calls its main(arguments).
 
     The import takes seconds, so --help and usage errors are answered before it.
@@ -50,7 +52,7 @@ def run_cli(name, parse, loads="TensorFlow"):
         signal.signal(number, exit_on_signal)
     with one_line_errors():
         arguments = parse()
-        show_status(f"loading {loads} ...")
+        show_status("loading ...")
         with quiet_stderr():
             main = importlib.import_module(name).main
         show_status("")
@@ -88,20 +90,22 @@ def fail(message, status=1):
 
 def exit_now(message, status):
     """Like `fail`, but from any thread and from signal handlers."""
-    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr, flush=True)
+    os.write(stderr_descriptor, f"{Path(sys.argv[0]).name}: {message}\n".encode())
     os._exit(status)
 
 
 @contextlib.contextmanager
 def quiet_stderr():
     """Discards the lines that TensorFlow's native code prints while it is imported; no environment variable does."""
-    saved = os.dup(2)
+    global stderr_descriptor
+    stderr_descriptor = os.dup(2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     try:
         yield
     finally:
-        os.dup2(saved, 2)
-        os.close(saved)
+        os.dup2(stderr_descriptor, 2)
+        os.close(stderr_descriptor)
+        stderr_descriptor = 2
 
 
 def show_status(text):
@@ -131,8 +135,9 @@ def install_command(requirements):
 
 
 def script(name):
-    """Returns the shell command that runs `<name>.py`."""
-    return f"python {shlex.quote(display_path(ROOT / f'{name}.py'))}"
+    """Returns the shell command that runs `<name>.py` with the running interpreter."""
+    python = "python" if shutil.which("python") == sys.executable else display_path(sys.executable)
+    return f"{shlex.quote(python)} {shlex.quote(display_path(ROOT / f'{name}.py'))}"
 
 
 def resume_command(path):
@@ -161,7 +166,7 @@ def handled_signals():
 
 
 def exit_on_signal(number, _):
-    exit_now(f"stopped by {SIGNALS[number]} before training started", 128 + number)
+    exit_now(f"stopped by {SIGNALS[number]} before there was anything to save", 128 + number)
 
 
 class StopRequest:

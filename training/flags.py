@@ -28,7 +28,7 @@ RESUMABLE_FLAGS = {  # may change when a run is resumed; all others determined t
     "xla",
     "checkpoint_every",
 }
-NEW_RUN_FILES = {".lock"}  # left behind by a start that was killed early
+NEW_RUN_FILES = re.compile(r"\.lock|\.config\.json\.\d+")  # left behind by a start that was killed early
 MAX_DECAY = 1 - 2**-25  # a larger one is 1 in float32
 MAX_STD = 0.28  # of a power-function average; larger ones have no exponent
 
@@ -178,7 +178,7 @@ def _add_averages(add):
         "averaged, averaged like the weights; recomputed, computed over training images with the EMA weights"
     )
     add("--ema_batch_stats", metavar="POLICY", nargs="+", choices=BATCH_STATS, default=["raw"], help=statistics)
-    stds = "relative widths of power-function averages to track too, for evaluate.py posthoc"
+    stds = "relative stds of power-function averages to track too, for evaluate.py posthoc"
     add("--ema_power", metavar="STD", nargs="+", type=std, help=stds)
 
 
@@ -269,7 +269,7 @@ def check_new(run_dir):
     directory = Path(run_dir)
     if (directory / "config.json").exists():
         raise UserError(f"{run_dir} already holds a run: continue it with --resume or choose another --run_dir")
-    if directory.exists() and (not directory.is_dir() or set(os.listdir(directory)) - NEW_RUN_FILES):
+    if directory.exists() and not (directory.is_dir() and all(map(NEW_RUN_FILES.fullmatch, os.listdir(directory)))):
         raise UserError(f"{run_dir} exists and is not a run: choose another --run_dir")
 
 
@@ -326,7 +326,9 @@ def load_flags(run_dir, config=None):
     Raises:
       UserError: see `load_config`.
     """
-    saved = (config or load_config(run_dir))["flags"]
+    saved = dict((config or load_config(run_dir))["flags"])
+    if "devices" in saved:  # the former name of --replicas
+        saved["replicas"] = saved.pop("devices")
     parser = build_parser()
 
     def error(message):

@@ -52,7 +52,9 @@ def load_saved_run(run_dir):
 
 
 class RunDirectory:
-    """The directory of a run, created if necessary, and locked. An existing run is not changed before `start_log`.
+    """The directory of a run, created if necessary, and locked.
+
+    The files of an existing run stay as they are before `start_log`; only its log may get a warning.
 
     Args:
       settings: training.settings.Settings; a worker that is not the chief only reads the directory.
@@ -67,7 +69,7 @@ class RunDirectory:
             self.path = Path(settings.run_dir)
             log.disabled = True  # the chief logs
             return
-        with _write_errors():
+        with _write_errors(self.resume):
             if settings.run_dir:
                 self.path = Path(settings.run_dir)
                 self.path.mkdir(parents=True, exist_ok=True)
@@ -92,8 +94,9 @@ class RunDirectory:
         history = load_config(self.path).get("history", []) if self.resume else []
         history = [*history, {"step": step, "device": resolved["device"]} | made_with]
         config = {"flags": vars(self.settings.flags)} | resolved | made_with | {"history": history}
-        write_json(self.path / "config.json", config)
-        send_log_to(self.path / "train.log")
+        with _write_errors(self.resume):
+            write_json(self.path / "config.json", config)
+            send_log_to(self.path / "train.log")
         for file in list_snapshots(self.path):
             if file.name > _snapshot_name(step):
                 file.unlink()
@@ -128,13 +131,14 @@ def create_timestamped_dir(parent):
 
 
 @contextlib.contextmanager
-def _write_errors():
-    """Turns an OSError into one sentence that names --run_dir."""
+def _write_errors(resume):
+    """Turns an OSError into one sentence that says where to write instead."""
     try:
         yield
     except OSError as error:
-        hint = f"{ERRNO_HINTS[error.errno]}, or choose" if error.errno in ERRNO_HINTS else "choose"
-        raise UserError(f"cannot write {error.filename} ({error.strerror}): {hint} another --run_dir") from None
+        instead = "resume a copy of the run" if resume else "choose another --run_dir"
+        hint = f"{ERRNO_HINTS[error.errno]}, or {instead}" if error.errno in ERRNO_HINTS else instead
+        raise UserError(f"cannot write {error.filename} ({error.strerror}): {hint}") from None
 
 
 def _lock(path):

@@ -61,7 +61,7 @@ def resolve(flags, strategy, dataset, network):
         raise UserError(f"--batch_size {flags.batch_size}: only {size} training images available", 2)
     if flags.lr_cooldown > flags.epochs:
         raise UserError(
-            f"--lr_cooldown {flags.lr_cooldown} is longer than --epochs {flags.epochs}: use fewer epochs", 2
+            f"--lr_cooldown {flags.lr_cooldown} is longer than --epochs {flags.epochs}: use a shorter cooldown", 2
         )
     saved = load_saved_run(flags.run_dir) if flags.resume else None
     if saved:

@@ -145,7 +145,6 @@ class MultiWorker(SingleDevice):
                 self.barrier.session = session
                 if list(self.barrier.sync(digest[:SHARED_BYTES])) != list(digest[:SHARED_BYTES]):
                     raise UserError("the workers differ in flags, data, versions or checkpoints: make them equal", 2)
-                self.watchdog.training_started = True
                 yield session
             except PEER_LOST_ERRORS as error:
                 time.sleep(workers.EXIT_GRACE)  # the watchdog ends this process meanwhile if it knows who is gone
@@ -185,6 +184,7 @@ class SharedStop:
         """The signal that any worker received, or None. All workers have to ask equally often."""
         if self.agreed is None:
             shares = self.barrier.sync([float(self.local.signal == number) for number in SIGNALS])
+            self.watchdog.training_started = True  # every worker has come this far
             self.agreed = next((number for number, share in zip(SIGNALS, shares, strict=False) if share > 0), None)
             if self.agreed:
                 self.watchdog.off.set()  # the workers may end at different moments

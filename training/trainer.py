@@ -58,8 +58,8 @@ class Trainer:
         self.rows = state.get("rows", [])  # of metrics.jsonl
         self.logits = {}  # label as text to test logits [N, K], of the last evaluation
 
-    def train(self):
-        """Trains to the last epoch and writes the files of a finished run.
+    def train(self, draw_curves):
+        """Trains to the last epoch and writes the files of a finished run; draw_curves(path, rows) writes curves.png.
 
         Raises:
           UserError: a signal or a write error ended the run early; the message names the command that resumes it.
@@ -69,7 +69,7 @@ class Trainer:
                 self.directory.start_log(self.step)
                 self.metrics = MetricsWriter(self.directory.path, self.rows)
             self.run()
-            self.finish()
+            self.finish(draw_curves)
         except OSError as error:
             hint = f"{ERRNO_HINTS[error.errno]} and " if error.errno in ERRNO_HINTS else ""
             file = error.filename or self.directory.path
@@ -251,8 +251,8 @@ class Trainer:
         log.error(message)  # for train.log
         raise UserError(message)
 
-    def finish(self):
-        """Writes predictions.npz, summary.json and the last lines of the log."""
+    def finish(self, draw_curves):
+        """Writes predictions.npz, summary.json, curves.png and the last lines of the log."""
         settings, path = self.settings, self.directory.path
         logits = self.logits or {str(label): self.predict(label)["test"] for label in self.graph.test_classifiers}
         if not all(np.isfinite(values).all() for values in logits.values()):
@@ -267,5 +267,6 @@ class Trainer:
         }
         summary = self.rows[-1] | about
         write_json(path / "summary.json", summary)
+        draw_curves(path, self.rows)
         for line in final_lines(summary, settings.primary, path):
             log.info(line)
