@@ -231,3 +231,14 @@ def test_random_draws_are_equal_compiled(session):
         for expected, array in zip(plain, compiled, strict=True):
             np.testing.assert_allclose(array, expected, rtol=1e-6)  # XLA rounds pixels differently
     assert len({plain[0].tobytes() for plain, _ in drawn}) == 4
+
+
+def test_former_name_of_replicas_is_read(tmp_path):
+    config = {"flags": {"strategy": "mirrored", "devices": 2}}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert flags.load_flags(tmp_path).replicas == 2
+
+
+def test_file_of_killed_start_is_no_obstacle(tmp_path):
+    (tmp_path / ".config.json.123").touch()
+    flags.check_new(tmp_path)

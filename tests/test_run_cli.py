@@ -67,3 +67,12 @@ def test_terminal_shows_80_columns(tmp_path):
     for number in (1, 2):
         assert f"evaluating {number} of 2" in [state.strip() for state in states]
     assert max(len(state) for state in states if str(tmp_path) not in state) <= 80
+
+
+def test_signal_during_import_is_reported(tmp_path):
+    (tmp_path / "interrupted.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    program = "from training import cli; cli.run_cli('interrupted', lambda: None)"
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    result = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert result.returncode == 128 + signal.SIGINT
+    assert "Ctrl-C" in result.stderr
