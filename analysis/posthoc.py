@@ -25,7 +25,7 @@ def main(args):
     snapshots = Snapshots(require_single_run(args.run_dir))
     basis = args.basis or snapshots.stds
     if unknown := sorted(set(basis) - set(snapshots.stds)):
-        raise UserError(f"--basis {unknown[0]:g} was not tracked: choose from {snapshots.stds}", 2)
+        raise UserError(f"--basis {unknown[0]:g} was not tracked: choose from {', '.join(map(str, snapshots.stds))}", 2)
     grid = np.geomspace(min(basis) / 2, min(2 * max(basis), 0.25), 10)
     stds = args.stds or [float(f"{std:.3g}") for std in grid]
     evaluate(RestoredRun(args.run_dir, args.data_dir), snapshots, basis, stds)
@@ -34,7 +34,7 @@ def main(args):
 def evaluate(run, snapshots, basis, stds):
     """Evaluates averages with `stds`, made from the tracked ones with stds `basis`; batch statistics are recomputed."""
     raw_step = run.state["step"]
-    origin = f"made from stds {basis} in {len(snapshots.files)} snapshots"
+    origin = f"made from stds {', '.join(map(str, basis))} in {len(snapshots.files)} snapshots"
     print_wrapped(f"{display_path(run.path)}: averages {run.describe_step(snapshots.step)}, {origin}")
     if snapshots.step != raw_step:
         print_wrapped(f"warning: do not compare them with the raw weights, which are those {run.describe_step()}")
@@ -66,9 +66,11 @@ def choose_std(rows):
     """Prints and returns the std with the best validation accuracy and a small residual; None if there is none."""
     valid = {f"std {row['std']:g}": row for row in rows if row["residual"] <= MAX_RESIDUAL}
     name, reason = choose(None, [{name: row["validation"] for name, row in valid.items() if "validation" in row}])
-    chosen = f"{name}, {reason}, test accuracy {100 * valid[name]['accuracy']:.2f}%" if name else "none"
+    chosen = "none: a choice needs --validation_size and a small residual"
+    if name:
+        chosen = f"{name}, {reason}, test accuracy {100 * valid[name]['accuracy']:.2f}%"
     print_wrapped(
-        f"chosen: {chosen} (needs --validation_size). residual: distance between the requested averaging profile and "
+        f"chosen: {chosen}. residual: distance between the requested averaging profile and "
         f"the one that the snapshots can build; above {MAX_RESIDUAL:.0%} it is another average. --stds tests others."
     )
     return valid[name]["std"] if name else None
