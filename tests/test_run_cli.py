@@ -62,7 +62,7 @@ def test_terminal_shows_80_columns(tmp_path):
     os.close(terminal)
     assert run.returncode == 0
     states = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", shown.decode()).lstrip())
-    assert states[0] == "loading TensorFlow ..."
+    assert states[0] == "loading ..."
     assert any(state.startswith("training:") and "images/s" in state and "loss " in state for state in states)
     for number in (1, 2):
         assert f"evaluating {number} of 2" in [state.strip() for state in states]
